@@ -1,0 +1,130 @@
+// What devices are connected to: the options that choose it, and opening it.
+
+import { parsePciAddress } from "../core/bus/pci.ts";
+import { parseOptions } from "../core/device_options.ts";
+import type {
+  Backends,
+  OptionSpec,
+  OptionValue,
+  Plugin,
+} from "../core/plugin.ts";
+import type { ChardevHost } from "../host/chardev/mod.ts";
+
+/** The options that a device has for its kind of backend, beside its own. */
+export const BACKEND_OPTIONS: Readonly<
+  Record<keyof Backends, Readonly<Record<string, OptionSpec>>>
+> = {
+  char: {
+    backend: {
+      type: "string",
+      help:
+        "the console: stdio, null, file=PATH, unix=PATH or pty (the first device without it has stdio, others null)",
+    },
+  },
+  block: {
+    image: {
+      type: "string",
+      help: "raw file or block device; a scratch disk in memory without it",
+    },
+    readonly: {
+      type: "boolean",
+      help: "whether writes are refused",
+      default: false,
+    },
+    size: { type: "size", help: "bytes of the scratch disk, 64M without it" },
+  },
+};
+
+/** The options that every device has. */
+export const COMMON_OPTIONS: Readonly<Record<string, OptionSpec>> = {
+  addr: { type: "string", help: "place on the PCI bus, SLOT or SLOT.FN" },
+};
+
+/** A device's options, sorted by who takes them. */
+export interface SortedOptions {
+  /** What the plugin declares, and `addr`, which the machine takes. */
+  own: Record<string, OptionValue>;
+  /** What chooses the backend. */
+  backend: Record<string, OptionValue>;
+}
+
+/**
+ * All options that a device takes.
+ *
+ * @param plugin The device's plugin.
+ * @returns The plugin's own options, those of its backend, and the common ones.
+ */
+export function allOptions(plugin: Plugin): Record<string, OptionSpec> {
+  return {
+    ...plugin.options,
+    ...plugin.backend && BACKEND_OPTIONS[plugin.backend],
+    ...COMMON_OPTIONS,
+    ...plugin.options,
+  };
+}
+
+function pick(
+  values: Record<string, OptionValue>,
+  specs: Readonly<Record<string, OptionSpec>>,
+): Record<string, OptionValue> {
+  return Object.fromEntries(
+    Object.entries(values).filter(([name]) => Object.hasOwn(specs, name)),
+  );
+}
+
+/**
+ * Types and sorts a device's options.
+ *
+ * @param plugin The device's plugin.
+ * @param given The options as text.
+ * @returns The values, sorted.
+ * @throws {MachineError} If an option is unknown, malformed or not permitted.
+ */
+export function sortOptions(
+  plugin: Plugin,
+  given: ReadonlyMap<string, string>,
+): SortedOptions {
+  const values = parseOptions(plugin.name, allOptions(plugin), given);
+  if (values.addr !== undefined && !Object.hasOwn(plugin.options, "addr")) {
+    parsePciAddress(String(values.addr), plugin.name);
+  }
+  return {
+    own: pick(values, { ...COMMON_OPTIONS, ...plugin.options }),
+    backend: plugin.backend
+      ? pick(values, BACKEND_OPTIONS[plugin.backend])
+      : {},
+  };
+}
+
+/** An open backend, and how to close it. */
+export interface OpenBackend {
+  /** What the device sees. */
+  backend: Backends[keyof Backends];
+  /** Flushes and closes it. */
+  close(): Promise<void>;
+}
+
+/**
+ * Opens the backend of a device.
+ *
+ * @param kind Its kind.
+ * @param id The device's id, for messages.
+ * @param options The options that choose it; `backend` is set for a chardev.
+ * @param host What a chardev may need.
+ * @returns The backend.
+ */
+export async function openBackend(
+  kind: keyof Backends,
+  id: string,
+  options: Record<string, OptionValue>,
+  host: ChardevHost,
+): Promise<OpenBackend> {
+  if (kind === "char") {
+    const { openChardev } = await import("../host/chardev/mod.ts");
+    const chardev = await openChardev(String(options.backend), id, host);
+    return { backend: chardev, close: () => chardev.close() };
+  }
+  const { openBlock } = await import("../host/block/mod.ts");
+  const image = await openBlock(options);
+  return { backend: image, close: () => image.close() };
+}

@@ -1,0 +1,49 @@
+// Exit codes, and the errors that carry them.
+
+/** The run ended as asked. */
+export const EXIT_DONE = 0;
+/** Something failed: a file, a plugin, the guest. */
+export const EXIT_FAILED = 1;
+/** The command line is wrong. */
+export const EXIT_USAGE = 2;
+
+/** An error whose message is for the user: one line, no stack. */
+export class CliError extends Error {
+  /** Exit code of the process. */
+  readonly exitCode: number;
+
+  /**
+   * @param message What is wrong with what, what was expected, and what to do.
+   * @param exitCode Exit code of the process.
+   * @param options The cause.
+   */
+  constructor(
+    message: string,
+    exitCode: number = EXIT_FAILED,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    this.name = "CliError";
+    this.exitCode = exitCode;
+  }
+}
+
+/** A wrong command line. */
+export class UsageError extends CliError {
+  /** @param message What is wrong, and what would be right. */
+  constructor(message: string) {
+    super(message, EXIT_USAGE);
+    this.name = "UsageError";
+  }
+}
+
+/**
+ * The first line of an error's message, for a sentence of its own.
+ *
+ * @param error Anything that was thrown.
+ * @returns One line.
+ */
+export function reason(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.split("\n", 1)[0] || (error instanceof Error ? error.name : "");
+}

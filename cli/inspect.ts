@@ -1,0 +1,218 @@
+// `inspect`, `diff` and `check`: snapshots looked at without running them.
+
+import { Command } from "@cliffy/command";
+import type { SnapshotReader } from "../snapshot/container.ts";
+import { fromManifestOptions } from "../snapshot/container.ts";
+import { PAGE_BYTES } from "../snapshot/memory_image.ts";
+import { toJson } from "../snapshot/schema.ts";
+import { EXIT_DONE, EXIT_FAILED } from "./errors.ts";
+import { openSnapshot, planSnapshot } from "./snapshots.ts";
+
+const REGIONS = ["ram", "rom"] as const;
+/** Longer texts are cut off in what people read. */
+const MAX_TEXT = 72;
+
+/** Opens a snapshot for the time of `use`. */
+async function using<T>(
+  path: string,
+  use: (reader: SnapshotReader) => T | Promise<T>,
+): Promise<T> {
+  const { reader, close } = await openSnapshot(path);
+  try {
+    return await use(reader);
+  } finally {
+    close();
+  }
+}
+
+function asJson(reader: SnapshotReader): unknown {
+  const { manifest, components } = reader;
+  return {
+    manifest: {
+      ...manifest,
+      devices: manifest.devices.map((device) => ({
+        ...device,
+        options: fromManifestOptions(device.options),
+        backend: device.backend && fromManifestOptions(device.backend),
+      })),
+    },
+    components: components.map(({ id, schema, state }) => ({
+      id,
+      schema: { name: schema.name, version: schema.version },
+      state: toJson(state),
+    })),
+    memory: Object.fromEntries(
+      REGIONS.map((region) => [region, {
+        bytes: reader.bytes(region),
+        storedPages: reader.storedPages(region),
+      }]),
+    ),
+  };
+}
+
+/** Every leaf of a value, with its path. */
+function* leaves(value: unknown, path: string): Generator<[string, string]> {
+  if (value instanceof Uint8Array) {
+    yield [path, value.toHex()];
+  } else if (Array.isArray(value)) {
+    for (const [i, each] of value.entries()) {
+      yield* leaves(each, `${path}[${i}]`);
+    }
+  } else if (typeof value === "object" && value !== null) {
+    for (const [key, each] of Object.entries(value)) {
+      yield* leaves(each, `${path}.${key}`);
+    }
+  } else {
+    yield [
+      path,
+      typeof value === "bigint" ? `0x${value.toString(16)}` : String(value),
+    ];
+  }
+}
+
+function cut(text: string): string {
+  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text;
+}
+
+function asText(reader: SnapshotReader): string {
+  const { manifest, components } = reader;
+  const lines = [
+    `written by ${manifest.producer}`,
+    `memory ${manifest.memory} bytes, ${
+      reader.storedPages("ram")
+    } distinct pages; clock ${manifest.clock}; cpu ${manifest.cpuModel}`,
+  ];
+  for (const { id, plugin, version, specifier } of manifest.devices) {
+    lines.push(`device ${id}: ${plugin} ${version} from ${specifier}`);
+  }
+  for (const { id, schema, state } of components) {
+    lines.push("", `${id} (${schema.name}, version ${schema.version})`);
+    for (const [path, text] of leaves(state, id)) {
+      lines.push(`  ${path} = ${cut(text)}`);
+    }
+  }
+  return lines.join("\n");
+}
+
+/** The fields that differ, and those that only one has. */
+function differences(a: SnapshotReader, b: SnapshotReader): string[] {
+  const all = (reader: SnapshotReader) =>
+    new Map([
+      ...leaves(reader.manifest, "manifest"),
+      ...reader.components.flatMap(({ id, state }) => [...leaves(state, id)]),
+    ]);
+  const left = all(a);
+  const right = all(b);
+  return [...new Set([...left.keys(), ...right.keys()])].flatMap((path) => {
+    const one = left.get(path) ?? "(none)";
+    const other = right.get(path) ?? "(none)";
+    return one === other ? [] : [`${path}: ${cut(one)} | ${cut(other)}`];
+  });
+}
+
+/** The ranges of pages that differ in a memory. */
+async function pageDifferences(
+  a: SnapshotReader,
+  b: SnapshotReader,
+  region: typeof REGIONS[number],
+): Promise<string[]> {
+  const size = Math.max(a.bytes(region), b.bytes(region));
+  const load = async (reader: SnapshotReader) => {
+    const bytes = new Uint8Array(size);
+    await reader.readMemory(region, bytes.subarray(0, reader.bytes(region)));
+    return new Uint32Array(bytes.buffer);
+  };
+  const left = await load(a);
+  const right = await load(b);
+  const words = PAGE_BYTES / 4;
+  const lines: string[] = [];
+  const differs = (page: number) => {
+    for (let i = page * words; i < (page + 1) * words; i++) {
+      if (left[i] !== right[i]) return true;
+    }
+    return false;
+  };
+  const pages = size / PAGE_BYTES;
+  for (let page = 0; page < pages; page++) {
+    if (!differs(page)) continue;
+    const first = page;
+    while (page + 1 < pages && differs(page + 1)) page++;
+    const hex = (n: number) => `0x${(n * PAGE_BYTES).toString(16)}`;
+    lines.push(
+      `${region}: ${hex(first)} to ${hex(page + 1)}, ${page + 1 - first} pages`,
+    );
+  }
+  return lines;
+}
+
+/**
+ * Makes the command `inspect`.
+ *
+ * @returns The command.
+ */
+export function inspectCommand() {
+  return new Command()
+    .description("Print a snapshot, without the plugins that made it.")
+    .arguments("<file:file>")
+    .option("--json", "Print JSON.")
+    .action(async ({ json }, file) => {
+      console.log(
+        await using(
+          file,
+          (reader) =>
+            json ? JSON.stringify(asJson(reader), null, 2) : asText(reader),
+        ),
+      );
+    });
+}
+
+/**
+ * Makes the command `diff`.
+ *
+ * @param setExitCode Takes 1 when the snapshots differ.
+ * @returns The command.
+ */
+export function diffCommand(setExitCode: (code: number) => void) {
+  return new Command()
+    .description("Name the fields and pages in which two snapshots differ.")
+    .arguments("<first:file> <second:file>")
+    .action(async (_options, first, second) => {
+      const lines = await using(first, (a) =>
+        using(second, async (b) => {
+          const found = differences(a, b);
+          for (const region of REGIONS) {
+            found.push(...await pageDifferences(a, b, region));
+          }
+          return found;
+        }));
+      for (const line of lines) console.log(line);
+      setExitCode(lines.length > 0 ? EXIT_FAILED : EXIT_DONE);
+    });
+}
+
+/**
+ * Makes the command `check`.
+ *
+ * @param setExitCode Takes 1 when something is in the way of a restore.
+ * @returns The command.
+ */
+export function checkCommand(setExitCode: (code: number) => void) {
+  return new Command()
+    .description("List everything that is in the way of restoring a snapshot.")
+    .arguments("<file:file>")
+    .option("--dev <spec:string>", "Backends: ID:key=value…", { collect: true })
+    .action(async ({ dev }, file) => {
+      const blockers = await using(file, async (reader) => {
+        for (const region of REGIONS) {
+          await reader.readMemory(
+            region,
+            new Uint8Array(reader.bytes(region)),
+          );
+        }
+        return (await planSnapshot(reader, dev ?? [])).blockers;
+      }).catch((error: Error) => [error.message]);
+      for (const line of blockers) console.error(`diapause: ${line}`);
+      if (blockers.length === 0) console.log(`${file}: can be restored`);
+      setExitCode(blockers.length > 0 ? EXIT_FAILED : EXIT_DONE);
+    });
+}

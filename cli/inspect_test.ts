@@ -1,0 +1,111 @@
+// Snapshots on the command line: saved, looked at, restored in a new process.
+
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { CODE, diapause, kernelFile } from "./testing.ts";
+
+/** jmp to itself: counts instructions, and nothing else. */
+const LOOP = [0xeb, 0xfe];
+
+async function inDirectory(
+  test: (directory: string) => Promise<void>,
+): Promise<void> {
+  const directory = await Deno.makeTempDir();
+  try {
+    await test(directory);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+/** Runs a kernel for some instructions and saves it. */
+async function save(file: string, image: string, count: number) {
+  const kernel = await kernelFile(CODE.print("a"), LOOP);
+  await Deno.writeFile(image, new Uint8Array(4096));
+  try {
+    return await diapause(
+      ...["--kernel", kernel, "--mem", "16M", "--clock", "instructions"],
+      ...["--dev", `uart,virtio-blk:image=${image}`],
+      ...["--max-instructions", `${count}`, "--snapshot", file],
+      "--print-hash",
+    );
+  } finally {
+    await Deno.remove(kernel);
+  }
+}
+
+Deno.test("--restore goes on where --snapshot saved", async () => {
+  await inDirectory(async (directory) => {
+    const disk = `${directory}/disk.img`;
+    const early = await save(`${directory}/early`, disk, 3000);
+    const late = await save(`${directory}/late`, disk, 9000);
+    assertEquals([early.code, late.code], [0, 0]);
+    const resumed = await diapause(
+      ...["--restore", `${directory}/early`, "--max-instructions", "9000"],
+      "--print-hash",
+    );
+    assertEquals(resumed.stderr, late.stderr);
+    assertEquals([early.stdout, resumed.stdout], ["a", ""]);
+
+    const { code, stdout } = await diapause(
+      ...["diff", `${directory}/early`, `${directory}/late`],
+    );
+    assertEquals(code, 1);
+    assertStringIncludes(stdout, "machine.retired: 0xbb8 | 0x2328\n");
+    assertEquals(
+      await diapause("diff", `${directory}/late`, `${directory}/late`),
+      { code: 0, stdout: "", stderr: "" },
+    );
+    const json = JSON.parse(
+      (await diapause("inspect", `${directory}/early`, "--json")).stdout,
+    );
+    assertEquals(json.manifest.memory, 16 << 20);
+    assertEquals(json.components[0], {
+      id: "machine",
+      schema: { name: "machine", version: 1 },
+      state: { retired: "3000" },
+    });
+  });
+});
+
+Deno.test("check names what is missing, and --dev puts another image in its place", async () => {
+  await inDirectory(async (directory) => {
+    const disk = `${directory}/disk.img`;
+    const file = `${directory}/snapshot`;
+    await save(file, disk, 3000);
+    await Deno.rename(disk, `${directory}/moved.img`);
+    const lost = await diapause("check", file);
+    assertEquals(lost.code, 1);
+    assertStringIncludes(lost.stderr, `image "${disk}"`);
+    assertStringIncludes(lost.stderr, "--dev virtio-blk0:image=PATH");
+    const restored = await diapause("--restore", file);
+    assertEquals(restored.code, 1);
+    assertStringIncludes(restored.stderr, `image "${disk}"`);
+    assertEquals(
+      await diapause(
+        ...["check", file, "--dev"],
+        `virtio-blk0:image=${directory}/moved.img`,
+      ),
+      { code: 0, stdout: `${file}: can be restored\n`, stderr: "" },
+    );
+  });
+});
+
+Deno.test("what is no snapshot is refused", async () => {
+  await inDirectory(async (directory) => {
+    const file = `${directory}/text`;
+    await Deno.writeTextFile(file, "hello");
+    for (const command of [["inspect", file], ["--restore", file]]) {
+      const { code, stderr } = await diapause(...command);
+      assertEquals(code, 1);
+      assertStringIncludes(stderr, "this is not a snapshot");
+    }
+  });
+});
+
+Deno.test("--snapshot refuses a disk that it could not hold", async () => {
+  const { code, stderr } = await diapause(
+    ...["--dev", "virtio-blk", "--snapshot", "never-written"],
+  );
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "has a scratch disk in memory");
+});

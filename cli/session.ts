@@ -1,0 +1,409 @@
+// One run: opens what the devices are connected to, makes the machine, boots it, runs it to
+// its end, and puts everything back.
+
+import { BootError } from "../core/boot/types.ts";
+import type { ClockMode } from "../core/clock.ts";
+import { PluginError } from "../core/fault.ts";
+import { Machine } from "../core/machine.ts";
+import type { RunResult } from "../core/machine.ts";
+import { checkManifest } from "../core/machine_file.ts";
+import {
+  type Backends,
+  type CharBackend,
+  MachineError,
+} from "../core/plugin.ts";
+import { ChardevError, type ChardevHost } from "../host/chardev/mod.ts";
+import { type ControlSocket, listenControl } from "../host/control.ts";
+import { Batch } from "../host/chardev/queues.ts";
+import type { ExecOutputFilter } from "../host/guests/exec.ts";
+import {
+  ESCAPE_HELP,
+  onEndingSignal,
+  signalExitCode,
+} from "../host/terminal.ts";
+import denoConfig from "../deno.json" with { type: "json" };
+import { openBackend } from "./backends.ts";
+import { CliError, EXIT_DONE, EXIT_FAILED, reason } from "./errors.ts";
+import { chooseGuest, type Guest } from "./guest.ts";
+import type { RunOptions } from "./run.ts";
+import { plan, type PlannedDevice } from "./setup.ts";
+import {
+  type OpenSnapshot,
+  openSnapshot,
+  planSnapshot,
+  restoreSnapshot,
+  saveBlockers,
+  saveSnapshot,
+} from "./snapshots.ts";
+import { openTrace } from "./trace.ts";
+
+/** Guest wall-clock time at the start in `instructions` mode, where runs must be equal. */
+const FIXED_WALL_TIME = Date.UTC(2026, 0, 1);
+
+function note(message: string): void {
+  console.error(`diapause: ${message}`);
+}
+
+/**
+ * The console of `--exec`: of all that the guest writes, the command's output is shown. When
+ * nobody reads it any more, that is told, and the rest is dropped.
+ */
+function execConsole(
+  filter: ExecOutputFilter,
+  brokenPipe: () => void,
+): CharBackend & { close(): Promise<void> } {
+  const batch = new Batch((bytes) => {
+    try {
+      for (let offset = 0; offset < bytes.length;) {
+        offset += Deno.stdout.writeSync(bytes.subarray(offset));
+      }
+    } catch (error) {
+      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+      brokenPipe();
+    }
+  });
+  return {
+    write(bytes) {
+      batch.push(filter.push(bytes));
+      return true;
+    },
+    onInput() {},
+    ready() {},
+    onDrain() {},
+    close() {
+      batch.flush();
+      return Promise.resolve();
+    },
+  };
+}
+
+/** What has been opened, closed in the opposite order. */
+class Closers {
+  readonly #closers: (() => void | Promise<void>)[] = [];
+
+  push(close: () => void | Promise<void>): void {
+    this.#closers.push(close);
+  }
+
+  async closeAll(): Promise<void> {
+    for (;;) {
+      const close = this.#closers.pop();
+      if (close === undefined) return;
+      await close();
+    }
+  }
+}
+
+/**
+ * Saves the machine on SIGUSR2; a signal that comes meanwhile is one more save. Not SIGUSR1, which
+ * makes Deno open its debugger's port.
+ */
+class Checkpoints {
+  readonly #save: () => Promise<void>;
+  readonly #onSignal: () => void;
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(
+    machine: Machine,
+    devices: readonly PlannedDevice[],
+    path: string,
+  ) {
+    this.#save = () => saveSnapshot(machine, devices, path);
+    this.#onSignal = () =>
+      void this.save().catch((error) => note(reason(error)));
+    Deno.addSignalListener("SIGUSR2", this.#onSignal);
+  }
+
+  /** Saves after the save that is under way, if any. */
+  save(): Promise<void> {
+    const saved = this.#last.then(this.#save);
+    this.#last = saved.catch(() => {});
+    return saved;
+  }
+
+  /** Ends listening; resolves when nothing is being saved. */
+  async close(): Promise<void> {
+    Deno.removeSignalListener("SIGUSR2", this.#onSignal);
+    await this.#last;
+  }
+}
+
+/** Opens the control socket of a machine. */
+function openControl(
+  path: string,
+  machine: Machine,
+  devices: readonly PlannedDevice[],
+): ControlSocket {
+  const save = async (args: Readonly<Record<string, unknown>>) => {
+    if (typeof args.file !== "string" || args.file === "") {
+      throw new CliError('expected "file": the path to save to');
+    }
+    const blockers = saveBlockers(devices);
+    if (blockers.length > 0) throw new CliError(blockers.join("; "));
+    await saveSnapshot(machine, devices, args.file);
+  };
+  const [major, minor, patch] = denoConfig.version.split(".").map(Number);
+  const socket = listenControl(path, [major, minor, patch], {
+    "query-status": () => ({
+      status: machine.paused ? "paused" : "running",
+      running: !machine.paused,
+    }),
+    "query-version": () => ({
+      qemu: { major, minor, micro: patch },
+      package: "diapause",
+    }),
+    stop: async () => {
+      await machine.pause();
+      socket.event("STOP");
+    },
+    cont: () => {
+      machine.resume();
+      socket.event("RESUME");
+    },
+    system_powerdown: () => {
+      machine.pressPowerButton();
+      socket.event("POWERDOWN");
+    },
+    system_reset: () => {
+      machine.requestReset();
+      socket.event("RESET", { guest: false, reason: "host-qmp-system-reset" });
+    },
+    // After the reply.
+    quit: () => void setTimeout(() => machine.stop()),
+    "x-checkpoint": save,
+    "x-suspend": async (args) => {
+      await machine.pause();
+      try {
+        await save(args);
+      } catch (error) {
+        machine.resume();
+        throw error;
+      }
+      setTimeout(() => machine.stop());
+    },
+    "x-query-devices": () => machine.configuration.devices,
+  });
+  return socket;
+}
+
+/** Opens the backend of each device that needs one. */
+async function openBackends(
+  devices: readonly PlannedDevice[],
+  exec: ExecOutputFilter | undefined,
+  host: ChardevHost,
+  brokenPipe: () => void,
+  closers: Closers,
+): Promise<(Backends[keyof Backends] | undefined)[]> {
+  const backends: (Backends[keyof Backends] | undefined)[] = [];
+  for (const { id, plugin, options } of devices) {
+    if (plugin.backend === undefined) {
+      backends.push(undefined);
+      continue;
+    }
+    const isConsole = plugin.backend === "char" &&
+      options.backend.backend === "stdio";
+    if (isConsole && exec !== undefined) {
+      const backend = execConsole(exec, brokenPipe);
+      closers.push(() => backend.close());
+      backends.push(backend);
+      continue;
+    }
+    const open = await openBackend(plugin.backend, id, options.backend, host);
+    closers.push(open.close);
+    backends.push(open.backend);
+  }
+  return backends;
+}
+
+/** Tells how the run ended, where that needs telling; returns the exit code. */
+function conclude(
+  result: RunResult,
+  exec: ExecOutputFilter | undefined,
+  signal: Deno.Signal | undefined,
+): number {
+  switch (result.reason) {
+    case "triple-fault":
+      note("the guest's processor shut down: triple fault");
+      console.error(result.state);
+      return EXIT_FAILED;
+    case "plugin-error":
+      note(result.error.message);
+      return EXIT_FAILED;
+  }
+  if (exec === undefined) return EXIT_DONE;
+  if (exec.status !== undefined) return exec.status;
+  if (signal !== undefined) return signalExitCode(signal);
+  if (exec.started) note("the run ended before the command did");
+  else {
+    note("the run ended before the command began; the guest's console was:");
+    console.error(exec.log);
+  }
+  return EXIT_FAILED;
+}
+
+/**
+ * Boots and runs until the end; a guest that resets itself boots again, but not for a command, nor
+ * after a restore, which has nothing to boot.
+ */
+async function runToEnd(
+  machine: Machine,
+  guest: Guest | undefined,
+): Promise<RunResult> {
+  if (guest === undefined) {
+    const result = await machine.run();
+    if (result.reason === "reset") {
+      note("the guest reset itself: a restored machine has no kernel to boot");
+    }
+    return result;
+  }
+  for (;;) {
+    await machine.boot({
+      kernel: guest.kernel,
+      initrd: guest.initrd,
+      cmdline: guest.cmdline,
+    });
+    const result = await machine.run();
+    if (result.reason !== "reset" || guest.exec !== undefined) return result;
+    machine.reset();
+  }
+}
+
+/**
+ * Runs the command `run`.
+ *
+ * @param options Its options.
+ * @returns The exit code.
+ * @throws {CliError} If the command line is wrong, or something cannot be opened.
+ */
+export async function run(options: RunOptions): Promise<number> {
+  const planned = await plan(options);
+  const { trace: kinds } = planned;
+  let { memory, devices } = planned;
+  let clock: ClockMode = options.clock;
+  let nsPerInstruction: number | undefined;
+  const closers = new Closers();
+  let machine: Machine | undefined;
+  let signal: Deno.Signal | undefined;
+  let quit = false;
+  const end = () => {
+    quit = true;
+    machine?.stop();
+  };
+  closers.push(onEndingSignal((received) => {
+    signal = received;
+    // Until there is a machine there is nothing to end in order.
+    if (machine === undefined) Deno.exit(signalExitCode(received));
+    end();
+  }));
+  const brokenPipe = () => {
+    signal = "SIGPIPE";
+    end();
+  };
+  try {
+    let snapshot: OpenSnapshot | undefined;
+    if (options.restore !== undefined) {
+      const open = await openSnapshot(options.restore);
+      snapshot = open;
+      closers.push(() => open.close());
+      const { manifest } = open.reader;
+      const found = await planSnapshot(open.reader, options.dev ?? []);
+      if (found.blockers.length > 0) {
+        throw new CliError(
+          `cannot restore "${options.restore}": ${found.blockers.join("; ")}`,
+        );
+      }
+      clock = checkManifest(manifest);
+      ({ memory, nsPerInstruction } = manifest);
+      devices = found.devices;
+    }
+    const { snapshot: target } = options;
+    if (target !== undefined) {
+      const blockers = saveBlockers(devices);
+      if (blockers.length > 0) throw new CliError(blockers.join("; "));
+    }
+    const guest = snapshot === undefined
+      ? await chooseGuest(options)
+      : undefined;
+    const trace = openTrace(kinds, options.traceFile);
+    closers.push(() => trace.close());
+    const host: ChardevHost = {
+      escape: {
+        quit: end,
+        help: () => console.error(ESCAPE_HELP),
+      },
+      notify: note,
+    };
+    const backends = await openBackends(
+      devices,
+      guest?.exec,
+      host,
+      brokenPipe,
+      closers,
+    );
+    machine = await Machine.create({
+      memory,
+      clock,
+      nsPerInstruction,
+      rtcBase: clock === "instructions" ? FIXED_WALL_TIME : Date.now(),
+      romSize: snapshot?.reader.manifest.romSize,
+      hostNow: () => performance.now(),
+      devices: devices.map(({ id, specifier, plugin, options }, i) => ({
+        id,
+        specifier,
+        plugin,
+        options: options.own,
+        backend: backends[i],
+      })),
+      maxInstructions: options.maxInstructions,
+      trace: trace.sinks,
+      log: (id, level, message) => {
+        if (level === "warn") note(`${id}: ${message}`);
+      },
+    });
+    const made = machine;
+    closers.push(() => made.close());
+    if (quit) return EXIT_DONE;
+    // Not sooner: what is wrong with a device is said in one line, and nothing before it.
+    if (guest?.notice !== undefined) note(guest.notice);
+    if (snapshot !== undefined) {
+      await restoreSnapshot(machine, snapshot.reader, options.restore!);
+    }
+    const saving = target === undefined
+      ? undefined
+      : new Checkpoints(made, devices, target);
+    if (saving !== undefined) closers.push(() => saving.close());
+    if (options.control !== undefined) {
+      let control: ControlSocket;
+      try {
+        control = openControl(options.control, made, devices);
+      } catch (cause) {
+        throw new CliError(
+          `cannot listen on "${options.control}": ${
+            reason(cause)
+          }: remove the file if no machine uses it`,
+          undefined,
+          { cause },
+        );
+      }
+      closers.push(() => control.close());
+    }
+    const result = await runToEnd(machine, guest);
+    if (result.reason === "instructions") await saving?.save();
+    if (options.printHash) {
+      const hash = await machine.stateHash();
+      await closers.closeAll();
+      console.error(`state-hash: ${hash}`);
+    }
+    return conclude(result, guest?.exec, signal);
+  } catch (error) {
+    if (
+      error instanceof MachineError || error instanceof PluginError ||
+      error instanceof BootError || error instanceof ChardevError
+    ) {
+      throw new CliError(reason(error), EXIT_FAILED, { cause: error });
+    }
+    throw error;
+  } finally {
+    await closers.closeAll();
+  }
+}

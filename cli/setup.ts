@@ -1,0 +1,124 @@
+// From the options of `run` to the parts of a machine. Everything that can be wrong with the
+// command line is found here, before any file or terminal is touched.
+
+import { parseSize } from "../core/device_options.ts";
+import {
+  assignIds,
+  type DeviceSpec,
+  parseDeviceSpecs,
+  requireDistinctIds,
+} from "../core/device_spec.ts";
+import { MachineError } from "../core/plugin.ts";
+import type { Plugin } from "../core/plugin.ts";
+import { PLATFORM } from "../plugins/mod.ts";
+import { type SortedOptions, sortOptions } from "./backends.ts";
+import { loadPlugin } from "./devices.ts";
+import { reason, UsageError } from "./errors.ts";
+import type { RunOptions } from "./run.ts";
+import { parseTraceKinds, type TraceKind } from "./trace.ts";
+
+/** One device to make. */
+export interface PlannedDevice {
+  /** Instance id. */
+  id: string;
+  /** How it was named: built-in name, path or URL. */
+  specifier: string;
+  /** Its plugin. */
+  plugin: Plugin;
+  /** Its options. */
+  options: SortedOptions;
+}
+
+/** What the command line asks for. */
+export interface Plan {
+  /** Bytes of guest memory. */
+  memory: number;
+  /** Devices, in the order in which they are made. */
+  devices: PlannedDevice[];
+  /** What to log. */
+  trace: Set<TraceKind>;
+}
+
+/** Puts the platform's devices first, each unless the user names it themselves. */
+function withPlatform(specs: readonly DeviceSpec[]): DeviceSpec[] {
+  const ordered = PLATFORM.flatMap((name): DeviceSpec[] => {
+    const named = specs.filter((spec) => spec.name === name);
+    return named.length > 0 ? named : [{ name, options: new Map() }];
+  });
+  const others = specs.filter((spec) => !PLATFORM.includes(spec.name));
+  return [...ordered, ...others];
+}
+
+/** Gives the first console without a backend standard input and output, and others none. */
+function chooseConsoles(devices: readonly PlannedDevice[]): void {
+  const consoles = devices.filter(({ plugin }) => plugin.backend === "char");
+  let taken = consoles.some(({ options }) =>
+    options.backend.backend === "stdio"
+  );
+  for (const { options } of consoles) {
+    if (options.backend.backend !== undefined) continue;
+    options.backend.backend = taken ? "null" : "stdio";
+    taken = true;
+  }
+}
+
+async function planDevices(texts: readonly string[]): Promise<PlannedDevice[]> {
+  const given = texts.flatMap(parseDeviceSpecs);
+  requireDistinctIds(given);
+  const specs = withPlatform(given);
+  const plugins: Plugin[] = [];
+  for (const spec of specs) plugins.push(await loadPlugin(spec));
+  const ids = assignIds(
+    specs.map((spec, i) => ({ ...spec, name: plugins[i].name })),
+  );
+  const devices = specs.map((spec, i) => ({
+    id: ids[i],
+    specifier: spec.name,
+    plugin: plugins[i],
+    options: sortOptions(plugins[i], spec.options),
+  }));
+  chooseConsoles(devices);
+  return devices;
+}
+
+/**
+ * Checks the options of `run`.
+ *
+ * @param options The options.
+ * @returns What they ask for.
+ * @throws {UsageError} If one of them is wrong; the message says what would be right.
+ */
+export async function plan(options: RunOptions): Promise<Plan> {
+  const memory = parseSize(options.mem);
+  if (memory === undefined) {
+    throw new UsageError(
+      `--mem is "${options.mem}": expected a size such as 512M or 2G`,
+    );
+  }
+  if (options.cpus !== 1) {
+    throw new UsageError(
+      `--cpus is ${options.cpus}: expected 1, all that this version has`,
+    );
+  }
+  const { maxInstructions, exec, guest } = options;
+  if (maxInstructions !== undefined && maxInstructions < 1) {
+    throw new UsageError(
+      `--max-instructions is ${maxInstructions}: expected a number above 0`,
+    );
+  }
+  if (exec !== undefined && guest === "monitor") {
+    throw new UsageError(
+      "--exec runs a command in the debian guest: leave out --guest monitor",
+    );
+  }
+  const trace = parseTraceKinds(options.trace ?? []);
+  try {
+    const devices = options.restore === undefined
+      ? await planDevices(options.dev ?? [])
+      : [];
+    return { memory, devices, trace };
+  } catch (error) {
+    if (error instanceof MachineError) throw new UsageError(reason(error));
+    throw error;
+  }
+}

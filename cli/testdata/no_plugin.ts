@@ -1,0 +1,3 @@
+// A module that is not a device.
+
+export default { name: "almost" };

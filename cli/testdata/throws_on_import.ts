@@ -1,0 +1,3 @@
+// A device whose module does not load.
+
+throw new Error("broken at the top");

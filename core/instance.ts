@@ -1,0 +1,281 @@
+/**
+ * One device of a machine: makes its context, keeps its callbacks, and turns whatever it throws
+ * into a {@linkcode PluginError}.
+ *
+ * @module
+ */
+import type { Pci } from "./bus/pci.ts";
+import type { Isa } from "./bus/isa.ts";
+import type { Interrupts } from "./bus/irq.ts";
+import type { Clock } from "./clock.ts";
+import type { Completions } from "./completions.ts";
+import { type FaultSink, type Owner, PluginError } from "./fault.ts";
+import {
+  type Backends,
+  type CharBackend,
+  type CpuPort,
+  type Device,
+  type DeviceContext,
+  type DmaMemory,
+  type FirmwareNode,
+  type InterruptFabric,
+  type MachineControl,
+  MachineError,
+  type OptionSpec,
+  type OptionValue,
+  type Plugin,
+} from "./plugin.ts";
+
+/**
+ * A plugin of any options, state and backend. Its `create` takes `never`: only
+ * {@linkcode Instance} calls it, with what the plugin itself declares.
+ */
+export interface AnyPlugin extends
+  Omit<
+    Plugin<Record<string, OptionSpec>, unknown, keyof Backends>,
+    "create"
+  > {
+  /** See {@linkcode Plugin.create}. */
+  create(ctx: never, options: never): Device;
+}
+
+/** What devices are connected to: the parts of one machine. */
+export interface Surroundings {
+  /** Ports and fixed memory. */
+  readonly isa: Isa;
+  /** PCI bus 0. */
+  readonly pci: Pci;
+  /** Interrupt wires. */
+  readonly interrupts: Interrupts;
+  /** Guest memory. */
+  readonly memory: DmaMemory;
+  /** Virtual time. */
+  readonly clock: Clock;
+  /** Host work in flight. */
+  readonly completions: Completions;
+  /** What the chipset may ask of the machine. */
+  readonly machine: MachineControl;
+  /** The vCPUs. */
+  readonly cpus: readonly CpuPort[];
+  /** Takes what devices throw. */
+  readonly fault: FaultSink;
+  /** Takes a device's log. */
+  log(owner: Owner, level: "debug" | "warn", message: string): void;
+  /** Host input has reached a device: a guest that sleeps must look. */
+  wake(): void;
+}
+
+/** What a device is made from. */
+export interface InstanceOptions {
+  /** Instance id. */
+  id: string;
+  /** Typed options, defaults included. */
+  options?: Record<string, OptionValue>;
+  /** The backend that the plugin asks for. */
+  backend?: Backends[keyof Backends];
+  /** Where the user wants its first PCI function. */
+  pciAddress?: { slot: number; fn: number };
+}
+
+/** Adds declared defaults to options. */
+function withDefaults(
+  specs: Record<string, OptionSpec>,
+  given: Record<string, OptionValue>,
+): Record<string, OptionValue> {
+  const values: Record<string, OptionValue> = {};
+  for (const [name, spec] of Object.entries(specs)) {
+    if (spec.default !== undefined) values[name] = spec.default;
+  }
+  return { ...values, ...given };
+}
+
+/** A device of a machine. */
+export class Instance {
+  /** Its id and the name of its plugin. */
+  readonly owner: Owner;
+  /** Its plugin. */
+  readonly plugin: AnyPlugin;
+  /** The options that it was made with, defaults included. */
+  readonly options: Readonly<Record<string, OptionValue>>;
+  /** What it declared to the firmware tables. */
+  readonly nodes: FirmwareNode[] = [];
+  readonly #around: Surroundings;
+  readonly #device: Device;
+  #save: (() => unknown) | undefined;
+  #restore: ((value: unknown) => void) | undefined;
+
+  /**
+   * Creates the device.
+   *
+   * @param plugin Its plugin.
+   * @param around The machine.
+   * @param made What it is made from.
+   * @throws {MachineError} When a declaration clashes with another device's.
+   * @throws {PluginError} When the plugin throws anything else, or registers no state.
+   */
+  constructor(plugin: AnyPlugin, around: Surroundings, made: InstanceOptions) {
+    this.owner = { id: made.id, plugin: plugin.name };
+    this.plugin = plugin;
+    this.options = withDefaults(plugin.options, made.options ?? {});
+    this.#around = around;
+    if (plugin.backend !== undefined && made.backend === undefined) {
+      throw new MachineError(
+        `device "${made.id}" needs a ${plugin.backend} backend: none was given`,
+      );
+    }
+    try {
+      this.#device = plugin.create(
+        this.#context(made) as never,
+        this.options as never,
+      );
+    } catch (error) {
+      around.interrupts.forget(this.owner);
+      if (error instanceof MachineError) throw error;
+      throw new PluginError(this.owner, "create", undefined, error);
+    }
+    if (this.#save === undefined) {
+      throw new PluginError(
+        this.owner,
+        "create",
+        undefined,
+        new MachineError("it did not call ctx.snapshot.register"),
+      );
+    }
+  }
+
+  #context(made: InstanceOptions): DeviceContext {
+    const { owner, nodes } = this;
+    const around = this.#around;
+    return {
+      id: owner.id,
+      isa: around.isa.view(owner, around.interrupts),
+      pci: around.pci.view(owner, made.pciAddress),
+      interrupts: around.interrupts satisfies InterruptFabric,
+      memory: around.memory,
+      clock: around.clock.view(owner),
+      machine: around.machine,
+      cpus: around.cpus,
+      backend: this.plugin.backend === "char"
+        ? this.#charBackend(made.backend as CharBackend)
+        : made.backend as Backends[keyof Backends],
+      snapshot: {
+        register: ({ save, restore }) => {
+          this.#save = save;
+          this.#restore = restore;
+        },
+      },
+      log: {
+        debug: (message) => around.log(owner, "debug", message),
+        warn: (message) => around.log(owner, "warn", message),
+      },
+      declare: (node) => void nodes.push(node),
+      async: (work, done, failed) =>
+        around.completions.add(owner, work, done, failed),
+    };
+  }
+
+  /** The backend, its calls into the device guarded. */
+  #charBackend(backend: CharBackend): CharBackend {
+    return {
+      write: (bytes) => backend.write(bytes),
+      ready: () => backend.ready(),
+      onInput: (accept) =>
+        backend.onInput((bytes) => {
+          let taken = bytes.length;
+          this.#guard("host input", () => taken = accept(bytes));
+          this.#around.wake();
+          return taken;
+        }),
+      onDrain: (listener) =>
+        backend.onDrain(() => {
+          this.#guard("host output", listener);
+          this.#around.wake();
+        }),
+    };
+  }
+
+  #guard(operation: string, call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      this.#around.fault(
+        new PluginError(this.owner, operation, undefined, error),
+      );
+    }
+  }
+
+  async #guardAsync(
+    operation: string,
+    call: () => void | Promise<void>,
+  ): Promise<void> {
+    try {
+      await call();
+    } catch (error) {
+      this.#around.fault(
+        new PluginError(this.owner, operation, undefined, error),
+      );
+    }
+  }
+
+  /** Power-on state. */
+  reset(): void {
+    this.#guard("reset", () => this.#device.reset());
+  }
+
+  /** The machine starts to run. */
+  start(): void {
+    this.#guard("start", () => this.#device.start?.());
+  }
+
+  /** Holds new work; resolves when what is in flight is finished or recorded. */
+  pause(): Promise<void> {
+    return this.#guardAsync("pause", () => this.#device.pause?.());
+  }
+
+  /** Takes held work up again. */
+  resume(): void {
+    this.#guard("resume", () => this.#device.resume?.());
+  }
+
+  /** The machine ends. */
+  stop(): Promise<void> {
+    return this.#guardAsync("stop", () => this.#device.stop?.());
+  }
+
+  /**
+   * The device's state.
+   *
+   * @returns A value that its schema has validated.
+   * @throws {PluginError} When it throws, or its state does not fit its own schema.
+   */
+  save(): unknown {
+    try {
+      return this.plugin.state.validate(this.#save!(), {
+        path: this.owner.id,
+      });
+    } catch (error) {
+      throw new PluginError(this.owner, "save", undefined, error);
+    }
+  }
+
+  /**
+   * Restores the device's state after migrating and validating it.
+   *
+   * @param value The state as it was saved.
+   * @param version The version of the schema that it was saved with.
+   * @throws {SchemaError} When it does not fit.
+   * @throws {PluginError} When the device refuses it.
+   */
+  restore(value: unknown, version: number = this.plugin.state.version): void {
+    const state = this.plugin.state.migrate(value, version, {
+      path: this.owner.id,
+      contains: (address, length) =>
+        this.#around.memory.contains(address, length),
+    });
+    try {
+      this.#restore!(state);
+    } catch (error) {
+      throw new PluginError(this.owner, "restore", undefined, error);
+    }
+  }
+}

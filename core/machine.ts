@@ -1,0 +1,719 @@
+/**
+ * The machine: assembles memory, buses, clock, vCPU and devices, and runs them in slices on the
+ * event loop (DESIGN.md section 7).
+ *
+ * @module
+ */
+import { Interrupts } from "./bus/irq.ts";
+import { Isa } from "./bus/isa.ts";
+import { parsePciAddress, Pci } from "./bus/pci.ts";
+import {
+  declareAcpi,
+  installAcpi,
+  loadFirmware,
+  loadKernel,
+  PCI_HOLE_BASE,
+  PCI_HOLE_LENGTH,
+  pcMemoryMap,
+} from "./boot/index.ts";
+import type { BootFile, BootModule, BootState } from "./boot/index.ts";
+import { Clock, type ClockMode } from "./clock.ts";
+import { Completions } from "./completions.ts";
+import { applyBootState } from "./cpu/boot_state.ts";
+import { Cpu, Engine } from "./cpu/cpu.ts";
+import { VcpuPort } from "./cpu_port.ts";
+import type { Owner, PluginError, TraceSinks } from "./fault.ts";
+import { type AnyPlugin, Instance, type Surroundings } from "./instance.ts";
+import { GuestMemory } from "./memory/memory.ts";
+import {
+  type Backends,
+  type FirmwareNode,
+  MachineError,
+  type OptionValue,
+} from "./plugin.ts";
+import {
+  type MachineState,
+  restoreMachine,
+  saveMachine,
+} from "./machine_snapshot.ts";
+import { hashMachine } from "./state_hash.ts";
+
+/** I/O ports from which BARs are given. */
+const PCI_PORTS = { base: 0xc000, length: 0x4000 };
+const PCI_MEMORY = { base: PCI_HOLE_BASE, length: PCI_HOLE_LENGTH };
+
+/** Instructions of a slice at most: V8 replaces slow code only between calls. */
+const MAX_SLICE = 1_000_000;
+const MIN_SLICE = 1_000;
+/** Real time of a slice, and between two visits to the event loop, in milliseconds. */
+const SLICE_MS = 4;
+/** The same while host work is in flight. */
+const BUSY_SLICE_MS = 1;
+/** Timers nearer than this are waited for on the event loop, not with a host timer. */
+const SPIN_MS = 0.25;
+/** A guest that waits for nothing is looked at this often, in milliseconds. */
+const LONG_SLEEP_MS = 10_000;
+const NS_PER_MS = 1e6;
+
+/** The categories of {@linkcode MachineOptions.trace}. */
+export interface MachineTrace extends TraceSinks {
+  /** Blocks of guest code when they are translated. */
+  blocks?: (line: string) => void;
+  /** Exceptions and interrupts that the vCPU takes. */
+  exceptions?: (line: string) => void;
+}
+
+/** One device to make. */
+export interface MachineDevice {
+  /** Instance id; each once. */
+  id: string;
+  /** How the user named the plugin; recorded in snapshots. */
+  specifier?: string;
+  /** The plugin. */
+  plugin: unknown;
+  /** Typed options; `addr` places the first PCI function. */
+  options?: Readonly<Record<string, OptionValue>>;
+  /** The backend that the plugin asks for. */
+  backend?: Backends[keyof Backends];
+}
+
+/** What a machine is made from. */
+export interface MachineOptions {
+  /** Bytes of RAM. */
+  memory: number;
+  /** Virtual CPUs; 1 in this version. */
+  cpus?: number;
+  /** How virtual time passes; `realtime` when absent. */
+  clock?: ClockMode;
+  /** Virtual nanoseconds of one instruction with the clock `instructions`; 1 when absent. */
+  nsPerInstruction?: number;
+  /** The guest's wall-clock time at the start, in milliseconds since 1970 UTC. */
+  rtcBase?: number;
+  /** Host monotonic time in milliseconds. */
+  hostNow: () => number;
+  /** Devices in the order in which they are made: the platform's first. */
+  devices: readonly MachineDevice[];
+  /** Bytes of address space kept for a firmware image below 4 GiB. */
+  romSize?: number;
+  /** The run ends when the vCPU has retired this many instructions. */
+  maxInstructions?: number;
+  /** What is traced, a line each. */
+  trace?: MachineTrace;
+  /** Takes the log of devices. */
+  log?: (id: string, level: "debug" | "warn", message: string) => void;
+}
+
+/** What a machine was made from. */
+export interface MachineConfiguration {
+  /** Bytes of RAM. */
+  memory: number;
+  /** Bytes of address space kept for a firmware image. */
+  romSize: number;
+  /** How virtual time passes. */
+  clock: ClockMode;
+  /** Virtual nanoseconds of one instruction with the clock `instructions`. */
+  nsPerInstruction: number;
+  /** The devices, in the order in which they were made. */
+  devices: {
+    id: string;
+    plugin: string;
+    version: string;
+    specifier: string;
+    options: Readonly<Record<string, OptionValue>>;
+  }[];
+}
+
+/** What to boot: a kernel, or a firmware image. */
+export interface BootOptions {
+  /** The kernel. */
+  kernel?: BootFile;
+  /** A firmware image instead of a kernel. */
+  firmware?: BootFile;
+  /** The initial RAM disk. */
+  initrd?: BootFile;
+  /** Modules (PVH and multiboot). */
+  modules?: readonly BootModule[];
+  /** The kernel's command line. */
+  cmdline?: string;
+}
+
+/** Why a run ended. */
+export type RunResult =
+  /** The guest turned the machine off. */
+  | { reason: "poweroff" }
+  /** The guest asked for a reset: {@linkcode Machine.reset}, boot and run again. */
+  | { reason: "reset" }
+  /** The vCPU shut down; `state` is its registers as text. */
+  | { reason: "triple-fault"; state: string }
+  /** A plugin threw; the machine is as it was at the end of that instruction. */
+  | { reason: "plugin-error"; error: PluginError }
+  /** {@linkcode Machine.stop} was called. */
+  | { reason: "stopped" }
+  /** The vCPU has retired `maxInstructions`. */
+  | { reason: "instructions" };
+
+/** A macrotask of the event loop, in microseconds where `setTimeout` takes milliseconds. */
+class EventLoopYield {
+  readonly #channel = new MessageChannel();
+  #resolve: () => void = () => {};
+
+  constructor() {
+    this.#channel.port1.onmessage = () => this.#resolve();
+  }
+
+  /** Resolves after the event loop has served what is ready. */
+  wait(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#resolve = resolve;
+      this.#channel.port2.postMessage(0);
+    });
+  }
+
+  /** Lets the process end. */
+  close(): void {
+    this.#channel.port1.close();
+    this.#channel.port2.close();
+  }
+}
+
+/** A machine. */
+export class Machine {
+  /**
+   * Guest memory.
+   *
+   * @internal
+   */
+  readonly memory: GuestMemory;
+  /**
+   * Ports and fixed memory.
+   *
+   * @internal
+   */
+  readonly isa: Isa;
+  /**
+   * PCI bus 0.
+   *
+   * @internal
+   */
+  readonly pci: Pci;
+  /**
+   * Interrupt wires.
+   *
+   * @internal
+   */
+  readonly interrupts: Interrupts;
+  /**
+   * Virtual time.
+   *
+   * @internal
+   */
+  readonly clock: Clock;
+  /**
+   * The vCPU.
+   *
+   * @internal
+   */
+  readonly cpu: Cpu;
+  readonly #completions: Completions;
+  readonly #instances: Instance[] = [];
+  readonly #options: MachineOptions;
+  readonly #powerButton: (() => void)[] = [];
+  /** Why the run is to end, as soon as something says so. */
+  #end: RunResult | undefined;
+  #running = false;
+  #started = false;
+  #closed = false;
+  /** In the middle of {@linkcode Cpu.run}. */
+  #inSlice = false;
+  /** Wakes a run that sleeps. */
+  #wake: (() => void) | undefined;
+  /** Something happened since the run last looked. */
+  #woken = false;
+  #paused = false;
+  /** What waits for the run to reach its pause. */
+  #pauseReached: (() => void) | undefined;
+  #resumed: (() => void) | undefined;
+  /** Estimated instructions a millisecond of host time. */
+  #speed = 50_000;
+  #limit: number;
+
+  private constructor(options: MachineOptions) {
+    this.#options = options;
+    this.#limit = options.maxInstructions ?? Infinity;
+    const trace = options.trace ?? {};
+    const fault = (error: PluginError) =>
+      this.#finish({ reason: "plugin-error", error });
+    this.memory = new GuestMemory(options.memory, options.romSize ?? 0);
+    this.clock = new Clock({
+      mode: options.clock ?? "realtime",
+      hostNow: options.hostNow,
+      nsPerInstruction: options.nsPerInstruction,
+      rtcBase: options.rtcBase,
+    }, fault);
+    this.#completions = new Completions(this.clock, fault);
+    this.#completions.onReady = () => this.#notify();
+    this.interrupts = new Interrupts(trace);
+    this.isa = new Isa(this.memory, fault, trace);
+    this.pci = new Pci(
+      this.isa,
+      this.memory,
+      this.memory,
+      this.interrupts,
+      fault,
+      trace,
+    );
+    const engine = new Engine(this.memory);
+    const port = new VcpuPort(0, {
+      isa: this.isa,
+      interrupts: this.interrupts,
+      clock: this.clock,
+      fault,
+      init: () => this.#finish({ reason: "reset" }),
+      wake: () => this.#notify(),
+    });
+    this.cpu = new Cpu(engine, 0, port.io);
+    port.connect(this.cpu);
+    this.interrupts.onPicOutput = () => port.interruptChanged();
+    this.clock.retired = () => this.cpu.retiredNow;
+    this.clock.onEarlier = () => {
+      if (this.#inSlice) this.#endSlice();
+    };
+    traceCpu(engine, this.cpu, trace);
+    this.#createDevices(port, fault);
+  }
+
+  /**
+   * Makes a machine: its devices are created and reset, and nothing runs.
+   *
+   * @param options What it is made from.
+   * @returns The machine.
+   * @throws {MachineError} When options contradict each other: an id twice, ports that clash, too much memory.
+   * @throws {PluginError} When a plugin throws while its device is created.
+   */
+  static create(options: MachineOptions): Promise<Machine> {
+    return new Promise((resolve) => resolve(new Machine(options)));
+  }
+
+  #createDevices(port: VcpuPort, fault: (error: PluginError) => void): void {
+    const { cpus = 1, devices, log = () => {} } = this.#options;
+    if (cpus !== 1) {
+      throw new MachineError(
+        `${cpus} vCPUs: expected 1, all that this version has`,
+      );
+    }
+    const around: Surroundings = {
+      isa: this.isa,
+      pci: this.pci,
+      interrupts: this.interrupts,
+      memory: this.memory,
+      clock: this.clock,
+      completions: this.#completions,
+      cpus: [port],
+      fault,
+      machine: {
+        powerOff: () => this.#finish({ reason: "poweroff" }),
+        reset: () => this.#finish({ reason: "reset" }),
+        setA20: (enabled) => this.#setA20(enabled),
+        onPowerButton: (listener) => void this.#powerButton.push(listener),
+        memory: { low: this.memory.low, high: this.memory.high },
+      },
+      log: (owner: Owner, level, message) => log(owner.id, level, message),
+      wake: () => this.#notify(),
+    };
+    const ids = new Set<string>();
+    for (const device of devices) {
+      const { id, backend } = device;
+      const plugin = device.plugin as AnyPlugin;
+      if (ids.has(id)) {
+        throw new MachineError(
+          `id "${id}" is used twice: give each device its own id`,
+        );
+      }
+      ids.add(id);
+      const { addr, ...own } = device.options ?? {};
+      const options = Object.hasOwn(plugin.options, "addr")
+        ? { ...device.options }
+        : own;
+      const pciAddress = addr === undefined || "addr" in options
+        ? undefined
+        : parsePciAddress(String(addr), id);
+      this.#instances.push(
+        new Instance(plugin, around, { id, options, backend, pciAddress }),
+      );
+    }
+    for (const instance of this.#instances) instance.reset();
+    if (this.#end?.reason === "plugin-error") throw this.#end.error;
+  }
+
+  #setA20(enabled: boolean): void {
+    if (this.cpu.mmu.a20 === enabled) return;
+    this.cpu.mmu.a20 = enabled;
+    this.cpu.flushTlb(false);
+  }
+
+  /**
+   * The devices, in the order in which they were made.
+   *
+   * @internal
+   */
+  get devices(): readonly Instance[] {
+    return this.#instances;
+  }
+
+  /** Makes the run end. The first reason counts, but one that stops goes before a reset. */
+  #finish(result: RunResult): void {
+    if (this.#end === undefined || this.#end.reason === "reset") {
+      this.#end = result;
+    }
+    if (this.#inSlice) this.#endSlice();
+    this.#notify();
+  }
+
+  /** Ends the slice after the instruction that is being executed. */
+  #endSlice(): void {
+    this.cpu.stop();
+    this.cpu.endBlock();
+  }
+
+  /** Wakes a run that sleeps. */
+  #notify(): void {
+    this.#woken = true;
+    this.#wake?.();
+  }
+
+  /**
+   * Power-on state: every device, the buses and the vCPU. Guest memory stays as it is.
+   */
+  reset(): void {
+    this.#setA20(true);
+    this.pci.reset();
+    for (const instance of this.#instances) instance.reset();
+    this.cpu.reset();
+  }
+
+  /**
+   * Loads a guest: places the PCI resources, makes the ACPI tables, loads the kernel, and puts the
+   * vCPU where it starts.
+   *
+   * @param boot What to boot.
+   * @throws {BootError} When a file is not what it should be.
+   */
+  async boot(boot: BootOptions): Promise<void> {
+    applyBootState(this.cpu, this.memory, await this.#load(boot));
+  }
+
+  #load(boot: BootOptions): Promise<BootState> | BootState {
+    const ram = this.memory;
+    if (boot.firmware !== undefined) return loadFirmware(ram, boot.firmware);
+    if (boot.kernel === undefined) {
+      throw new MachineError("nothing to boot: give a kernel or a firmware");
+    }
+    this.pci.assignResources(PCI_PORTS, PCI_MEMORY);
+    return loadKernel({
+      ram,
+      memoryMap: pcMemoryMap(ram.size),
+      kernel: boot.kernel,
+      initrd: boot.initrd,
+      modules: boot.modules,
+      cmdline: boot.cmdline ?? "",
+      rsdp: installAcpi(ram, this.#acpi()),
+    });
+  }
+
+  /** What the devices declared, as the firmware tables say it. */
+  #acpi(): ReturnType<typeof declareAcpi> {
+    const nodes = this.#instances.flatMap((instance) => instance.nodes);
+    const first = (kind: FirmwareNode["kind"]) =>
+      nodes.find((node) => node.kind === kind);
+    return declareAcpi({
+      cpus: 1,
+      ioapicId: first("ioapic")?.id ?? 0,
+      uarts: nodes.flatMap(({ kind, base, irq }) =>
+        kind === "uart" && base !== undefined && irq !== undefined
+          ? [{ port: base, irq }]
+          : []
+      ),
+      ps2: first("ps2") !== undefined,
+      hpet: first("hpet") !== undefined,
+    });
+  }
+
+  /**
+   * Runs until something ends the run.
+   *
+   * @returns Why it ended.
+   * @throws {MachineError} When the machine runs already or is closed.
+   */
+  async run(): Promise<RunResult> {
+    if (this.#running) throw new MachineError("the machine runs already");
+    if (this.#closed) throw new MachineError("the machine is closed");
+    this.#running = true;
+    const turn = new EventLoopYield();
+    try {
+      if (!this.#started) {
+        this.#started = true;
+        for (const instance of this.#instances) instance.start();
+      }
+      if (!this.#paused) this.clock.resume();
+      const result = await this.#loop(turn);
+      this.clock.pause();
+      this.#end = undefined;
+      if (result.reason === "poweroff" || result.reason === "stopped") {
+        await this.#completions.drain();
+      }
+      return result;
+    } finally {
+      turn.close();
+      this.#running = false;
+      this.#pauseReached?.();
+    }
+  }
+
+  async #loop(turn: EventLoopYield): Promise<RunResult> {
+    const { hostNow } = this.#options;
+    let visited = hostNow();
+    for (;;) {
+      while (this.#paused && this.#end === undefined) {
+        this.#pauseReached?.();
+        await new Promise<void>((resolve) => this.#resumed = resolve);
+        visited = hostNow();
+      }
+      this.clock.fireDue();
+      this.#completions.run();
+      if (this.#end !== undefined) return this.#end;
+      const awaited = this.#completions.awaited();
+      if (awaited !== undefined) {
+        await Promise.race([awaited, this.#sleep(LONG_SLEEP_MS)]);
+        this.#wake?.();
+        this.#woken = false;
+        continue;
+      }
+      if (this.cpu.retired >= this.#limit) return { reason: "instructions" };
+      this.#woken = false;
+      const result = this.#slice();
+      if (result === "shutdown") {
+        this.#finish({ reason: "triple-fault", state: this.cpu.describe() });
+      } else if (result === "halted" && this.#end === undefined) {
+        await this.#idle(turn);
+      }
+      const now = hostNow();
+      const due = this.#completions.count > 0 ? BUSY_SLICE_MS : SLICE_MS;
+      if (now - visited >= due) {
+        await turn.wait();
+        visited = hostNow();
+      }
+    }
+  }
+
+  /** How many instructions the vCPU may run until something else is to be looked at. */
+  #budget(): number {
+    const next = this.clock.nextDeadline;
+    const left = next === undefined ? Infinity : next - this.clock.now();
+    if (this.clock.mode === "instructions") {
+      const until = Math.ceil(left / this.clock.nsPerInstruction);
+      return Math.max(1, Math.min(until, MAX_SLICE));
+    }
+    const slice = this.#completions.count > 0 ? BUSY_SLICE_MS : SLICE_MS;
+    const budget = Math.round(
+      this.#speed * Math.min(slice, Math.max(0, left / NS_PER_MS)),
+    );
+    return Math.min(Math.max(MIN_SLICE, budget), MAX_SLICE);
+  }
+
+  /** Runs the vCPU once. */
+  #slice(): ReturnType<Cpu["run"]> {
+    const { hostNow } = this.#options;
+    const budget = Math.min(this.#budget(), this.#limit - this.cpu.retired);
+    const before = this.cpu.retired;
+    const start = hostNow();
+    this.#inSlice = true;
+    const result = this.cpu.run(budget);
+    this.#inSlice = false;
+    const retired = this.cpu.retired - before;
+    if (retired >= MIN_SLICE) {
+      const passed = Math.max(hostNow() - start, 1e-3);
+      // A slow average, so that one page of cold code does not shorten the slices after it.
+      this.#speed += (retired / passed - this.#speed) / 8;
+    }
+    return result;
+  }
+
+  /** The vCPU is halted: passes the time until the next timer or host event. */
+  async #idle(turn: EventLoopYield): Promise<void> {
+    const next = this.clock.nextDeadline;
+    if (this.clock.mode === "instructions") {
+      if (next !== undefined) this.clock.advance(next);
+      else await this.#sleep(LONG_SLEEP_MS);
+      return;
+    }
+    const left = next === undefined
+      ? LONG_SLEEP_MS
+      : (next - this.clock.now()) / NS_PER_MS;
+    if (left <= 0) return;
+    if (left < SPIN_MS) await turn.wait();
+    else await this.#sleep(Math.min(left, LONG_SLEEP_MS));
+  }
+
+  /** Resolves after some time, or sooner when {@linkcode #notify} is called. */
+  #sleep(ms: number): Promise<void> {
+    if (this.#woken) return Promise.resolve();
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(timer);
+        this.#wake = undefined;
+        resolve();
+      };
+      const timer = setTimeout(wake, Math.max(1, Math.round(ms)));
+      this.#wake = wake;
+    });
+  }
+
+  /** Ends the run with the reason `stopped`; a run that begins later ends at once. */
+  stop(): void {
+    this.#finish({ reason: "stopped" });
+    this.#resumed?.();
+  }
+
+  /** Whether the machine is paused. */
+  get paused(): boolean {
+    return this.#paused;
+  }
+
+  /**
+   * Stops the vCPU at an instruction boundary, time, and the devices; resolves when nothing is in
+   * flight any more.
+   */
+  async pause(): Promise<void> {
+    if (this.#paused) return;
+    this.#paused = true;
+    if (this.#running) {
+      const reached = new Promise<void>((resolve) => {
+        this.#pauseReached = resolve;
+      });
+      if (this.#inSlice) this.#endSlice();
+      this.#notify();
+      await reached;
+      this.#pauseReached = undefined;
+    }
+    this.clock.pause();
+    for (const instance of this.#instances) await instance.pause();
+    await this.#completions.drain();
+  }
+
+  /** Goes on after {@linkcode pause}. */
+  resume(): void {
+    if (!this.#paused) return;
+    this.#paused = false;
+    for (const instance of this.#instances) instance.resume();
+    if (this.#running) this.clock.resume();
+    this.#resumed?.();
+  }
+
+  /** Ends the run with the reason `reset`, as a guest's own reset does. */
+  requestReset(): void {
+    this.#finish({ reason: "reset" });
+    this.#resumed?.();
+  }
+
+  /** Presses the power button: asks the guest to shut down. */
+  pressPowerButton(): void {
+    for (const listener of this.#powerButton) listener();
+    this.#notify();
+  }
+
+  /** Ends the machine: host work in flight is finished, devices release what they hold. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.stop();
+    await this.#completions.drain();
+    for (const instance of this.#instances) await instance.stop();
+  }
+
+  /**
+   * The machine's state. Pause it first, unless it does not run.
+   *
+   * @returns The state; its memory is a view, valid until the machine runs again.
+   * @throws {MachineError} When the machine runs.
+   * @throws {PluginError} When a device fails to save.
+   */
+  save(): MachineState {
+    if (this.#running && !this.#paused) {
+      throw new MachineError("the machine runs: pause it before it is saved");
+    }
+    return saveMachine(this);
+  }
+
+  /**
+   * Puts a saved state into this machine, which must be new: when it throws, the machine is to be
+   * thrown away.
+   *
+   * @param state The state.
+   * @throws {SchemaError} When it does not fit; the error names the component and the field.
+   * @throws {PluginError} When a device refuses it.
+   */
+  restore(state: MachineState): void {
+    if (this.#started) {
+      throw new MachineError("the machine has run: restore into a new one");
+    }
+    restoreMachine(this, state);
+  }
+
+  /** What this machine was made from, as a snapshot's manifest tells it. */
+  get configuration(): MachineConfiguration {
+    const { memory, romSize = 0, devices } = this.#options;
+    return {
+      memory,
+      romSize,
+      clock: this.clock.mode,
+      nsPerInstruction: this.clock.nsPerInstruction,
+      devices: devices.map(({ id, specifier, options }, i) => {
+        const { plugin } = this.#instances[i];
+        return {
+          id,
+          plugin: plugin.name,
+          version: plugin.version,
+          specifier: specifier ?? plugin.name,
+          options: { ...options },
+        };
+      }),
+    };
+  }
+
+  /** The run ends when the vCPU has retired so many instructions. */
+  set maxInstructions(limit: number) {
+    this.#limit = limit;
+  }
+
+  /**
+   * A hash of everything that the guest could tell apart: vCPU, RAM, buses, devices, time.
+   *
+   * @returns SHA-256 in hexadecimal.
+   */
+  stateHash(): Promise<string> {
+    return hashMachine(this);
+  }
+}
+
+/** Connects the traces of the vCPU. */
+function traceCpu(engine: Engine, cpu: Cpu, trace: MachineTrace): void {
+  const { blocks, exceptions } = trace;
+  if (exceptions !== undefined) {
+    cpu.onEvent = (vector, kind, errorCode, rip) => {
+      const code = errorCode === undefined
+        ? ""
+        : ` error 0x${errorCode.toString(16)}`;
+      exceptions(
+        `${kind} 0x${vector.toString(16)}${code} rip 0x${rip.toString(16)}`,
+      );
+    };
+  }
+  if (blocks !== undefined) {
+    engine.blocks.onBlock = (address, mode, insns) =>
+      blocks(
+        `0x${address.toString(16)} ${mode}-bit, ${insns.length} instructions: ${
+          insns.map((insn) => insn.form.definition.name).join(" ")
+        }`,
+      );
+  }
+}

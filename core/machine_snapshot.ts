@@ -1,0 +1,183 @@
+/**
+ * A machine as a snapshot object, and back: every component's state with its schema, and the
+ * memory (DESIGN.md section 6).
+ *
+ * The order of restoring is time first, then the wires, then devices, then the vCPU, for each
+ * looks at those before it. Everything that can be checked without a device is checked before
+ * anything is changed, and the machine that is changed is a new one: who restores throws it away
+ * when it fails.
+ *
+ * @module
+ */
+import { irqSchema } from "./bus/irq.ts";
+import { pciSchema } from "./bus/pci.ts";
+import { clockSchema } from "./clock.ts";
+import { checkCpu, restoreCpu } from "./cpu/restored.ts";
+import { cpuSchema, saveCpu } from "./cpu/saved.ts";
+import type { Machine } from "./machine.ts";
+import {
+  type Schema,
+  schema,
+  type SchemaDescription,
+  SchemaError,
+  u64,
+} from "../snapshot/schema.ts";
+
+/** The state of one component. */
+export interface ComponentState {
+  /** Component: `cpu0`, `clock`, or the id of a device. */
+  id: string;
+  /** The schema that the state fits. */
+  schema: SchemaDescription;
+  /** The state. */
+  state: unknown;
+}
+
+/** A machine's state: components, and memory by reference or by copy. */
+export interface MachineState {
+  /** The components, in the order of saving. */
+  components: ComponentState[];
+  /** Guest RAM, contiguous: what is below 3 GiB, then what is above 4 GiB. */
+  ram: Uint8Array;
+  /** The firmware image that ends at 4 GiB. */
+  rom?: Uint8Array;
+}
+
+/** State of the machine itself. */
+export const machineSchema = schema("machine", 1, {
+  /** Instructions that the vCPU has retired. */
+  retired: u64(),
+});
+
+/** Ids that the machine itself has; no device may have them. */
+const MACHINE = "machine";
+const CLOCK = "clock";
+const IRQ = "irq";
+const PCI = "pci";
+const CPU = "cpu0";
+
+function component<T>(
+  id: string,
+  schema: Schema<T>,
+  state: unknown,
+): ComponentState {
+  return { id, schema: schema.describe(), state: schema.validate(state) };
+}
+
+/**
+ * Takes the state of a machine that is paused or does not run.
+ *
+ * @param machine The machine.
+ * @returns Its state; `ram` and `rom` are views, valid until it runs again.
+ * @throws {PluginError} When a device fails to save.
+ */
+export function saveMachine(machine: Machine): MachineState {
+  const { cpu, memory } = machine;
+  // What a TLB holds is no state. Without it here too, the original goes on as the copy does.
+  cpu.flushTlb(false);
+  return {
+    components: [
+      component(MACHINE, machineSchema, { retired: BigInt(cpu.retired) }),
+      component(CLOCK, clockSchema, machine.clock.save()),
+      component(IRQ, irqSchema, machine.interrupts.save()),
+      component(PCI, pciSchema, machine.pci.save()),
+      ...machine.devices.map((device) => ({
+        id: device.owner.id,
+        schema: device.plugin.state.describe(),
+        state: device.save(),
+      })),
+      component(CPU, cpuSchema, saveCpu(cpu)),
+    ],
+    ram: memory.bytes.subarray(memory.ramBase, memory.ramBase + memory.ram),
+    rom: memory.romImage,
+  };
+}
+
+/**
+ * Puts a state into a machine that was just created from the same configuration.
+ *
+ * @param machine The machine; when this throws it is to be thrown away.
+ * @param saved The state. Where its `ram` is already the machine's own memory it is not copied.
+ * @throws {SchemaError} When a component is missing, unknown, of a newer version, or impossible.
+ * @throws {PluginError} When a device refuses its state.
+ */
+export function restoreMachine(machine: Machine, saved: MachineState): void {
+  const { memory, cpu, clock, interrupts, pci } = machine;
+  const components = new Map<string, ComponentState>();
+  for (const each of saved.components) {
+    if (components.has(each.id)) {
+      throw new SchemaError(each.id, "is there twice: expected it once");
+    }
+    components.set(each.id, each);
+  }
+  const known = new Map<string, string>([
+    [MACHINE, machineSchema.name],
+    [CLOCK, clockSchema.name],
+    [IRQ, irqSchema.name],
+    [PCI, pciSchema.name],
+    [CPU, cpuSchema.name],
+    ...machine.devices.map((d): [string, string] => [
+      d.owner.id,
+      d.plugin.state.name,
+    ]),
+  ]);
+  for (const [id, name] of known) {
+    const found = components.get(id);
+    if (found === undefined) {
+      throw new SchemaError(id, "is missing in the snapshot");
+    }
+    if (found.schema.name !== name) {
+      throw new SchemaError(
+        id,
+        `has the state of "${found.schema.name}": expected that of "${name}"`,
+      );
+    }
+  }
+  for (const id of components.keys()) {
+    if (!known.has(id)) {
+      throw new SchemaError(id, "is in the snapshot, but not in the machine");
+    }
+  }
+  if (saved.ram.length !== memory.ram) {
+    throw new SchemaError(
+      "memory",
+      `is ${saved.ram.length} bytes: expected the ${memory.ram} of the machine`,
+    );
+  }
+  const state = <T>(id: string, schema: Schema<T>): T => {
+    const { state, schema: { version } } = components.get(id)!;
+    return schema.migrate(state, version, { path: id });
+  };
+  const cpuState = state(CPU, cpuSchema);
+  checkCpu(cpuState, CPU);
+  const clockState = state(CLOCK, clockSchema);
+  const irqState = state(IRQ, irqSchema);
+  const pciState = state(PCI, pciSchema);
+  const { retired } = state(MACHINE, machineSchema);
+  if (retired > BigInt(Number.MAX_SAFE_INTEGER)) {
+    throw new SchemaError(
+      "machine.retired",
+      `is ${retired}: expected a number below 2^53`,
+    );
+  }
+
+  const own = memory.bytes.subarray(
+    memory.ramBase,
+    memory.ramBase + memory.ram,
+  );
+  if (
+    saved.ram.buffer !== own.buffer || saved.ram.byteOffset !== own.byteOffset
+  ) own.set(saved.ram);
+  if (saved.rom !== undefined) memory.setRom(saved.rom);
+  cpu.retired = Number(retired);
+  clock.restore(clockState);
+  interrupts.quietly(() => {
+    interrupts.restore(irqState);
+    pci.restore(pciState);
+    for (const device of machine.devices) {
+      const { state, schema } = components.get(device.owner.id)!;
+      device.restore(state, schema.version);
+    }
+  });
+  restoreCpu(cpu, cpuState, Number(retired));
+}

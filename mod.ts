@@ -1,0 +1,82 @@
+/**
+ * Diapause: an x86-64 PC whose devices are plugins.
+ *
+ * Run, this module is the command; imported, it is the library: the machine, the plugin
+ * contract, and the schemas of device state.
+ *
+ * @example A machine that runs a kernel, with its console in memory
+ * ```ts ignore
+ * import { BUILT_IN, Machine, PLATFORM } from "./mod.ts";
+ * import { MemoryChardev } from "./host/chardev/memory.ts";
+ *
+ * const console = new MemoryChardev();
+ * const machine = await Machine.create({
+ *   memory: 256 << 20,
+ *   clock: "instructions",
+ *   hostNow: () => performance.now(),
+ *   devices: await Promise.all(PLATFORM.map(async (name) => ({
+ *     id: `${name}0`,
+ *     plugin: await BUILT_IN[name](),
+ *     backend: name === "uart" ? console : undefined,
+ *   }))),
+ * });
+ * await machine.boot({
+ *   kernel: { bytes: await Deno.readFile("vmlinuz"), label: "vmlinuz" },
+ *   cmdline: "console=ttyS0",
+ * });
+ * const running = machine.run();
+ * await console.waitFor("login: ");
+ * machine.stop();
+ * await running;
+ * await machine.close();
+ * ```
+ *
+ * @module
+ */
+
+export * from "./core/plugin.ts";
+export * from "./snapshot/schema.ts";
+export {
+  type BootOptions,
+  Machine,
+  type MachineConfiguration,
+  type MachineDevice,
+  type MachineOptions,
+  type MachineTrace,
+  type RunResult,
+} from "./core/machine.ts";
+export type { ComponentState, MachineState } from "./core/machine_snapshot.ts";
+export {
+  type DeviceSpec,
+  DeviceSpecError,
+  parseDeviceSpecs,
+} from "./core/device_spec.ts";
+export { parseOptions, parseSize } from "./core/device_options.ts";
+export { type Owner, PluginError, type TraceSinks } from "./core/fault.ts";
+export {
+  BootError,
+  type BootFile,
+  type BootModule,
+} from "./core/boot/types.ts";
+export type { ClockMode } from "./core/clock.ts";
+export {
+  restoreFile,
+  type SaveOptions,
+  writeMachine,
+} from "./core/machine_file.ts";
+export {
+  type Codec,
+  type Manifest,
+  type ManifestOptions,
+  type Sink,
+  SnapshotError,
+  SnapshotReader,
+  type Source,
+  type StoredComponent,
+} from "./snapshot/container.ts";
+export { BUILT_IN, PLATFORM, type PluginLoader } from "./plugins/mod.ts";
+
+if (import.meta.main) {
+  const { main } = await import("./cli/main.ts");
+  Deno.exit(await main(Deno.args));
+}

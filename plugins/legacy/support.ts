@@ -1,0 +1,165 @@
+/**
+ * What the legacy devices share: fixed-rate tick counters in virtual time, 8-bit register
+ * files on wider buses, and the checks that a restored state passes before it is taken.
+ *
+ * @module
+ */
+import {
+  type AccessSize,
+  type DeviceClock,
+  type IoHandler,
+  MachineError,
+  type Timer,
+} from "../../core/plugin.ts";
+
+/** Virtual nanoseconds in a second. */
+export const NS_PER_SECOND = 1e9;
+
+/** Exact floor of a quotient of integers below 2^53. */
+function quotient(dividend: number, divisor: number): number {
+  return (dividend - dividend % divisor) / divisor;
+}
+
+/**
+ * The number of whole ticks of an oscillator that have passed at a virtual time.
+ *
+ * @param time Virtual nanoseconds.
+ * @param hertz The oscillator's frequency, below 9 MHz or a divisor of 1 GHz.
+ */
+export function ticksAt(time: number, hertz: number): number {
+  const ns = Math.floor(time);
+  if (NS_PER_SECOND % hertz === 0) return quotient(ns, NS_PER_SECOND / hertz);
+  const seconds = quotient(ns, NS_PER_SECOND);
+  return seconds * hertz +
+    quotient((ns % NS_PER_SECOND) * hertz, NS_PER_SECOND);
+}
+
+/**
+ * The first virtual nanosecond at which {@linkcode ticksAt} is `tick`.
+ *
+ * @param tick A tick count.
+ * @param hertz The oscillator's frequency.
+ */
+export function timeOfTick(tick: number, hertz: number): number {
+  if (NS_PER_SECOND % hertz === 0) return tick * (NS_PER_SECOND / hertz);
+  const seconds = quotient(tick, hertz);
+  const rest = (tick % hertz) * NS_PER_SECOND;
+  return seconds * NS_PER_SECOND + quotient(rest + hertz - 1, hertz);
+}
+
+/** A timer as a snapshot holds it. */
+export type SavedTimer = { remaining: number } | null;
+
+/**
+ * What a snapshot holds of a timer.
+ *
+ * @param timer The timer.
+ * @param clock The clock that it runs on.
+ */
+export function saveTimer(timer: Timer, clock: DeviceClock): SavedTimer {
+  const { deadline } = timer;
+  return deadline === undefined
+    ? null
+    : { remaining: Math.max(0, deadline - clock.now()) };
+}
+
+/**
+ * Arms a timer again as a snapshot holds it.
+ *
+ * @param timer The timer.
+ * @param clock The clock that it runs on.
+ * @param saved What {@linkcode saveTimer} returned.
+ */
+export function restoreTimer(
+  timer: Timer,
+  clock: DeviceClock,
+  saved: SavedTimer,
+): void {
+  if (saved === null) timer.cancel();
+  else timer.armAt(clock.now() + saved.remaining);
+}
+
+/**
+ * Lets a timer that is due, but that the event loop has not come to, fire before the guest
+ * changes what it depends on.
+ *
+ * @param timer The timer.
+ * @param clock The clock that it runs on.
+ * @param fire What it does.
+ */
+export function settleTimer(
+  timer: Timer,
+  clock: DeviceClock,
+  fire: () => void,
+): void {
+  const { deadline } = timer;
+  if (deadline === undefined || deadline > clock.now()) return;
+  timer.cancel();
+  fire();
+}
+
+/**
+ * A handler for wider accesses to a device with 8-bit registers: the bus makes one cycle a byte.
+ *
+ * @param device Reads and writes one register.
+ */
+export function bytewise(device: {
+  read(address: number): number;
+  write(address: number, value: number): void;
+}): IoHandler {
+  return {
+    read(address: number, size: AccessSize): number {
+      let value = 0;
+      for (let i = 0; i < size; i++) {
+        value |= (device.read(address + i) & 0xff) << (8 * i);
+      }
+      return value >>> 0;
+    },
+    write(address: number, size: AccessSize, value: number): void {
+      for (let i = 0; i < size; i++) {
+        device.write(address + i, value >>> (8 * i) & 0xff);
+      }
+    },
+  };
+}
+
+/**
+ * Refuses a restored value that no guest could have brought about.
+ *
+ * @param ok Whether the value is possible.
+ * @param field The field's name.
+ * @param value The value.
+ * @param expected What it must be.
+ * @throws {MachineError} Unless `ok`.
+ */
+export function check(
+  ok: boolean,
+  field: string,
+  value: number | bigint | boolean | string,
+  expected: string,
+): void {
+  if (ok) return;
+  const shown = typeof value === "number" || typeof value === "bigint"
+    ? `0x${value.toString(16)}`
+    : String(value);
+  throw new MachineError(
+    `state field ${field} is ${shown}: expected ${expected}; the snapshot is damaged or was altered`,
+  );
+}
+
+/**
+ * Refuses reserved bits in a restored register.
+ *
+ * @param field The field's name.
+ * @param value The register.
+ * @param mask The bits that may be set.
+ * @throws {MachineError} When any other bit is.
+ */
+export function checkBits(field: string, value: number, mask: number): void {
+  check(
+    (value & ~mask) === 0,
+    field,
+    value,
+    `no bits outside 0x${(mask >>> 0).toString(16)}`,
+  );
+}

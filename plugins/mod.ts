@@ -1,0 +1,48 @@
+/**
+ * The built-in devices by name, each loaded when it is first used.
+ *
+ * @module
+ */
+import type { Plugin } from "../core/plugin.ts";
+
+/** Loads one plugin. */
+export type PluginLoader = () => Promise<Plugin>;
+
+/** A module whose default export came from `definePlugin`, whatever its type parameters. */
+type PluginModule = { default: unknown };
+
+function loader(load: () => Promise<PluginModule>): PluginLoader {
+  return async () => (await load()).default as Plugin;
+}
+
+/** Every built-in device. */
+export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
+  pic: loader(() => import("./legacy/pic.ts")),
+  lapic: loader(() => import("./legacy/lapic.ts")),
+  ioapic: loader(() => import("./legacy/ioapic.ts")),
+  pit: loader(() => import("./legacy/pit.ts")),
+  rtc: loader(() => import("./legacy/rtc.ts")),
+  hpet: loader(() => import("./legacy/hpet.ts")),
+  q35: loader(() => import("./legacy/q35.ts")),
+  lpc: loader(() => import("./legacy/lpc.ts")),
+  pmtimer: loader(() => import("./legacy/pmtimer.ts")),
+  uart: loader(() => import("./legacy/uart.ts")),
+  "virtio-blk": loader(() => import("./virtio/blk.ts")),
+};
+
+/**
+ * The devices that every machine has, in the order in which they are made. One that is named
+ * with `--dev` takes the place of the one here.
+ */
+export const PLATFORM: readonly string[] = [
+  "pic",
+  "lapic",
+  "ioapic",
+  "pit",
+  "rtc",
+  "hpet",
+  "q35",
+  "lpc",
+  "pmtimer",
+  "uart",
+];
