@@ -295,9 +295,10 @@ export class Oracle {
     if (unit === "x87" && inside) {
       this.#unalignedData(target - this.#host.scratchAddress, kind);
     }
-    if (name === "ldmxcsr" && inside) {
+    // Some CPUs have bit 17 (misaligned operands), so what is reserved differs.
+    if (name === "ldmxcsr") {
       const at = target - this.#host.scratchAddress;
-      this.#guestScratch.fill(0, at + 2, at + 4);
+      this.#guestScratch.fill(0, at + 2, Math.min(at + 4, SCRATCH_SIZE));
     }
     if (this.#extra) this.#hostScratchWords.set(this.#guestScratchWords);
     else {
