@@ -5,6 +5,7 @@
  * @module
  */
 import type { Pci } from "./bus/pci.ts";
+import type { Ports } from "./bus/ports.ts";
 import type { Isa } from "./bus/isa.ts";
 import type { Interrupts } from "./bus/irq.ts";
 import type { Clock } from "./clock.ts";
@@ -45,6 +46,8 @@ export interface Surroundings {
   readonly isa: Isa;
   /** PCI bus 0. */
   readonly pci: Pci;
+  /** Ports of controllers. */
+  readonly ports: Ports;
   /** Interrupt wires. */
   readonly interrupts: Interrupts;
   /** Guest memory. */
@@ -130,6 +133,7 @@ export class Instance {
       );
     } catch (error) {
       around.interrupts.forget(this.owner);
+      around.ports.unplug(this.owner);
       if (error instanceof MachineError) throw error;
       throw new PluginError(this.owner, "create", undefined, error);
     }
@@ -150,6 +154,7 @@ export class Instance {
       id: owner.id,
       isa: around.isa.view(owner, around.interrupts),
       pci: around.pci.view(owner, made.pciAddress),
+      ports: around.ports.view(owner),
       interrupts: around.interrupts satisfies InterruptFabric,
       memory: around.memory,
       clock: around.clock.view(owner),

@@ -7,6 +7,7 @@
 import { Interrupts } from "./bus/irq.ts";
 import { Isa } from "./bus/isa.ts";
 import { parsePciAddress, Pci } from "./bus/pci.ts";
+import { Ports } from "./bus/ports.ts";
 import {
   declareAcpi,
   installAcpi,
@@ -304,6 +305,7 @@ export class Machine {
     const around: Surroundings = {
       isa: this.isa,
       pci: this.pci,
+      ports: new Ports(),
       interrupts: this.interrupts,
       memory: this.memory,
       clock: this.clock,

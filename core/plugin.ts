@@ -171,6 +171,41 @@ export interface PciBus {
   attach(config: PciFunctionConfig): PciFunction;
 }
 
+/** Where a device is plugged in. */
+export interface PortPlace {
+  /** Id of the controller. */
+  controller: string;
+  /** Its port, from 0. */
+  port: number;
+}
+
+/** Ports that controllers have for the devices of other plugins: SATA, USB. `D` is what the kind of bus asks of a device. */
+export interface PortBuses {
+  /**
+   * Offers the ports of a controller.
+   *
+   * @param kind Kind of bus: `sata`.
+   * @param count Number of ports.
+   * @param onPlug Called with a device when one is plugged in, and with null when it is taken out.
+   */
+  provide<D>(
+    kind: string,
+    count: number,
+    onPlug: (port: number, device: D | null) => void,
+  ): void;
+  /**
+   * Plugs this device in. The device of an id that is plugged in already, such as one that is being replaced, takes
+   * that one's place.
+   *
+   * @param kind Kind of bus.
+   * @param device What the controller is to see of it.
+   * @param wanted The controller and the port; the first that is free where absent.
+   * @returns Where it is.
+   * @throws {MachineError} When there is no such controller or port, or it is taken.
+   */
+  plug<D>(kind: string, device: D, wanted?: Partial<PortPlace>): PortPlace;
+}
+
 /** Guest memory as a bus master sees it: bounds-checked, dirty-tracked, invalidating translated code it overwrites. */
 export interface DmaMemory {
   /** Whether `[address, address + length)` is wholly inside RAM. */
@@ -467,6 +502,8 @@ export interface DeviceContext<
   readonly isa: IsaBus;
   /** PCI bus 0. */
   readonly pci: PciBus;
+  /** Ports of controllers for the devices of other plugins. */
+  readonly ports: PortBuses;
   /** The wires between interrupt controllers. */
   readonly interrupts: InterruptFabric;
   /** Guest memory. */
@@ -528,6 +565,8 @@ export interface Plugin<
   readonly state: Schema<T>;
   /** The kind of backend it needs, if any. Options `backend=` (char) or `image=` (block) choose it. */
   readonly backend?: B;
+  /** The plugin of the controller that it is plugged into: a machine that has none gets one. */
+  readonly controller?: string;
   /** Makes the device; claims what it needs and registers its state. */
   create(ctx: DeviceContext<T, B>, options: OptionsOf<S>): Device;
 }

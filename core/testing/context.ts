@@ -8,6 +8,7 @@
 import { Interrupts } from "../bus/irq.ts";
 import { Isa } from "../bus/isa.ts";
 import { ECAM_BASE, Pci } from "../bus/pci.ts";
+import { Ports } from "../bus/ports.ts";
 import { Clock, type ClockMode } from "../clock.ts";
 import { Completions } from "../completions.ts";
 import type { PluginError, TraceSinks } from "../fault.ts";
@@ -184,6 +185,7 @@ export class TestContext {
     this.#around = {
       isa: this.isa,
       pci: this.pci,
+      ports: new Ports(),
       interrupts: this.interrupts,
       memory: this.memory,
       clock: this.clock,
