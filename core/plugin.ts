@@ -404,6 +404,34 @@ export interface ImmediateBlock {
   writeZeroes(offset: number, length: number, unmap: boolean): void;
 }
 
+/** Content of a backend at one instant; later writes do not change it. */
+export interface FrozenContent {
+  /** Bytes; the last page may reach beyond them, with zeroes. */
+  readonly bytes: number;
+  /**
+   * One page.
+   *
+   * @param index Number of the page, from 0.
+   * @returns 4096 bytes, valid until {@linkcode release}; undefined where all of them are zero.
+   */
+  page(index: number): Uint8Array | undefined;
+  /** Ends it: what was kept for it may go. */
+  release(): void;
+}
+
+/** Content that belongs into snapshots. */
+export interface BackendContent {
+  /** Takes the content as it is now, without copying it. */
+  freeze(): FrozenContent;
+  /**
+   * Puts a page back at a restore, even into a disk that is read-only for the guest. What is not put back is zero.
+   *
+   * @param index Number of the page, from 0.
+   * @param page 4096 bytes, the caller's again afterwards.
+   */
+  restore(index: number, page: Uint8Array): void;
+}
+
 /** A block image. Offsets and lengths are bytes, multiples of 512 unless a method says otherwise. */
 export interface BlockBackend {
   /** Bytes. */
@@ -422,6 +450,8 @@ export interface BlockBackend {
   writeZeroes(offset: number, length: number, unmap: boolean): Promise<void>;
   /** The same operations without a promise, where the backend never waits (memory): a device completes at once. */
   readonly immediate?: ImmediateBlock;
+  /** Content that belongs into snapshots: disks in memory have it, images in files do not. */
+  readonly content?: BackendContent;
 }
 
 /** The backends a device may be given; which one is there follows from the plugin's `backend` kind. */
