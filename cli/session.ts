@@ -13,7 +13,7 @@ import {
   MachineError,
 } from "../core/plugin.ts";
 import { ChardevError, type ChardevHost } from "../host/chardev/mod.ts";
-import { type ControlSocket, listenControl } from "../host/control.ts";
+import type { ControlSocket } from "../host/control.ts";
 import { Batch } from "../host/chardev/queues.ts";
 import type { ExecOutputFilter } from "../host/guests/exec.ts";
 import {
@@ -21,8 +21,8 @@ import {
   onEndingSignal,
   signalExitCode,
 } from "../host/terminal.ts";
-import denoConfig from "../deno.json" with { type: "json" };
 import { openBackend } from "./backends.ts";
+import { openControl } from "./control.ts";
 import { CliError, EXIT_DONE, EXIT_FAILED, reason } from "./errors.ts";
 import { chooseGuest, type Guest } from "./guest.ts";
 import type { RunOptions } from "./run.ts";
@@ -126,64 +126,6 @@ class Checkpoints {
     Deno.removeSignalListener("SIGUSR2", this.#onSignal);
     await this.#last;
   }
-}
-
-/** Opens the control socket of a machine. */
-function openControl(
-  path: string,
-  machine: Machine,
-  devices: readonly PlannedDevice[],
-): ControlSocket {
-  const save = async (args: Readonly<Record<string, unknown>>) => {
-    if (typeof args.file !== "string" || args.file === "") {
-      throw new CliError('expected "file": the path to save to');
-    }
-    const blockers = saveBlockers(devices);
-    if (blockers.length > 0) throw new CliError(blockers.join("; "));
-    await saveSnapshot(machine, devices, args.file);
-  };
-  const [major, minor, patch] = denoConfig.version.split(".").map(Number);
-  const socket = listenControl(path, [major, minor, patch], {
-    "query-status": () => ({
-      status: machine.paused ? "paused" : "running",
-      running: !machine.paused,
-    }),
-    "query-version": () => ({
-      qemu: { major, minor, micro: patch },
-      package: "diapause",
-    }),
-    stop: async () => {
-      await machine.pause();
-      socket.event("STOP");
-    },
-    cont: () => {
-      machine.resume();
-      socket.event("RESUME");
-    },
-    system_powerdown: () => {
-      machine.pressPowerButton();
-      socket.event("POWERDOWN");
-    },
-    system_reset: () => {
-      machine.requestReset();
-      socket.event("RESET", { guest: false, reason: "host-qmp-system-reset" });
-    },
-    // After the reply.
-    quit: () => void setTimeout(() => machine.stop()),
-    "x-checkpoint": save,
-    "x-suspend": async (args) => {
-      await machine.pause();
-      try {
-        await save(args);
-      } catch (error) {
-        machine.resume();
-        throw error;
-      }
-      setTimeout(() => machine.stop());
-    },
-    "x-query-devices": () => machine.configuration.devices,
-  });
-  return socket;
 }
 
 /** Opens the backend of each device that needs one. */
