@@ -1,31 +1,29 @@
 /**
  * Host work that a device waits for: its results reach the device between slices.
  *
- * In `realtime` mode a result is delivered when it is there. In `instructions` mode it is
- * delivered a fixed virtual time after the work began, and the machine waits for the host if it is
- * not there yet: when the host answers does not show in the guest.
+ * In `realtime` mode a result is delivered when it is there. In `instructions` mode work takes no
+ * virtual time: the slice ends with the instruction that began it, and the machine waits for the
+ * host. So neither when the host answers nor a pause, which finishes what is in flight, shows in
+ * the guest.
  *
  * @module
  */
 import type { Clock } from "./clock.ts";
 import { type FaultSink, type Owner, PluginError } from "./fault.ts";
 
-/** Virtual nanoseconds that host work takes in `instructions` mode. */
-export const HOST_LATENCY_NS = 50_000;
-
 interface Work {
   owner: Owner;
   /** What to call; set when the promise is settled. */
   settle: (() => void) | undefined;
   settled: Promise<void>;
-  /** Whether the guest may see it. */
-  due: boolean;
 }
 
 /** The host work in flight of one machine. */
 export class Completions {
   /** Called when {@linkcode run} has something to do. */
   onReady: () => void = () => {};
+  /** Called when work began for which the guest must wait. */
+  onAwaited: () => void = () => {};
   readonly #works = new Set<Work>();
   readonly #clock: Clock;
   readonly #fault: FaultSink;
@@ -64,11 +62,10 @@ export class Completions {
       owner,
       settle: undefined,
       settled: Promise.resolve(),
-      due: this.#clock.mode === "realtime",
     };
     const ready = (settle: () => void) => {
       work.settle = settle;
-      if (work.due) this.onReady();
+      this.onReady();
     };
     work.settled = promise.then(
       (result) => ready(() => done(result)),
@@ -78,10 +75,12 @@ export class Completions {
         ),
     );
     this.#works.add(work);
-    if (!work.due) {
-      const timer = this.#clock.timer(owner, () => work.due = true);
-      timer.armAt(this.#clock.now() + HOST_LATENCY_NS);
-    }
+    if (this.holdsGuest) this.onAwaited();
+  }
+
+  /** Whether there is work that must be delivered before virtual time goes on. */
+  get holdsGuest(): boolean {
+    return this.#clock.mode === "instructions" && this.#works.size > 0;
   }
 
   /**
@@ -90,22 +89,26 @@ export class Completions {
    * @returns Resolves when one more piece of work can be delivered.
    */
   awaited(): Promise<void> | undefined {
-    if (this.#clock.mode === "realtime") return undefined;
+    if (!this.holdsGuest) return undefined;
     for (const work of this.#works) {
-      if (work.due && work.settle === undefined) return work.settled;
+      if (work.settle === undefined) return work.settled;
     }
     return undefined;
   }
 
   /**
-   * Delivers what can be delivered, in the order in which the work began.
+   * Delivers what can be delivered, in the order in which the work began; in `instructions` mode
+   * nothing overtakes.
    *
    * @returns Whether anything was delivered.
    */
   run(): boolean {
     let delivered = false;
     for (const work of [...this.#works]) {
-      if (!work.due || work.settle === undefined) continue;
+      if (work.settle === undefined) {
+        if (this.holdsGuest) break;
+        continue;
+      }
       this.#works.delete(work);
       delivered = true;
       try {
@@ -131,7 +134,6 @@ export class Completions {
   async drain(): Promise<void> {
     while (this.#works.size > 0) {
       await Promise.all([...this.#works].map((work) => work.settled));
-      for (const work of this.#works) work.due = true;
       this.run();
     }
   }

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { Clock, type ClockMode } from "./clock.ts";
-import { Completions, HOST_LATENCY_NS } from "./completions.ts";
+import { Completions } from "./completions.ts";
 import type { PluginError } from "./fault.ts";
 
 const owner = { id: "disk0", plugin: "disk" };
@@ -18,7 +18,7 @@ function made(mode: ClockMode) {
       () => events.push(name),
       (error) => events.push(`${name}: ${error.message}`),
     );
-  return { clock, completions, events, faults, add };
+  return { completions, events, faults, add };
 }
 
 /** Lets settled promises call back. */
@@ -45,21 +45,24 @@ Deno.test("Completions delivers results between slices, as they come, in real ti
   assertEquals([events[2], completions.count], ["slow", 0]);
 });
 
-Deno.test("Completions delivers at a fixed instruction time, in the order of beginning", async () => {
-  const { clock, completions, events, add } = made("instructions");
+Deno.test("Completions delivers before instruction time goes on, in the order of beginning", async () => {
+  const { completions, events, add } = made("instructions");
+  let awaitedCalls = 0;
+  completions.onAwaited = () => awaitedCalls++;
+  assertEquals(completions.holdsGuest, false);
   const slow = Promise.withResolvers<void>();
   add("slow", slow.promise);
   add("fast", Promise.resolve());
+  assertEquals([awaitedCalls, completions.holdsGuest], [2, true]);
   await microtasks();
   completions.run();
-  assertEquals([events, completions.awaited()], [[], undefined]);
-  clock.advance(HOST_LATENCY_NS);
-  clock.fireDue();
+  assertEquals(events, []);
   const awaited = completions.awaited();
   slow.resolve();
   await awaited;
   completions.run();
   assertEquals(events, ["slow", "fast"]);
+  assertEquals(completions.awaited(), undefined);
 });
 
 Deno.test("Completions.drain finishes work that a delivery begins", async () => {

@@ -253,6 +253,9 @@ export class Machine {
     }, fault);
     this.#completions = new Completions(this.clock, fault);
     this.#completions.onReady = () => this.#notify();
+    this.#completions.onAwaited = () => {
+      if (this.#inSlice) this.#endSlice();
+    };
     this.interrupts = new Interrupts(trace);
     this.isa = new Isa(this.memory, fault, trace);
     this.pci = new Pci(
@@ -475,7 +478,10 @@ export class Machine {
     const { hostNow } = this.#options;
     let visited = hostNow();
     for (;;) {
-      while (this.#paused && this.#end === undefined) {
+      while (
+        this.#paused && this.#end === undefined &&
+        !this.#completions.holdsGuest
+      ) {
         this.#pauseReached?.();
         await new Promise<void>((resolve) => this.#resumed = resolve);
         visited = hostNow();

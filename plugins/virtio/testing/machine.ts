@@ -5,7 +5,6 @@
  */
 import type { BlockBackend, OptionsOf } from "../../../core/plugin.ts";
 import { createTestContext } from "../../../core/testing/context.ts";
-import { HOST_LATENCY_NS } from "../../../core/completions.ts";
 import type { Infer } from "../../../snapshot/schema.ts";
 import virtioBlk from "../blk.ts";
 import { type GuestBus, GuestDriver } from "./driver.ts";
@@ -33,6 +32,8 @@ function context(backend: BlockBackend, options: SetUpOptions["options"]) {
     backend,
     options,
     ram: RAM_SIZE,
+    // The image answers when and in which order the test says.
+    clock: "realtime",
   });
 }
 
@@ -100,7 +101,6 @@ export class Machine implements AsyncDisposable {
     const { machine } = this.#context;
     for (let round = 0; round < ROUNDS; round++) {
       for (let turn = 0; turn < TURNS; turn++) await Promise.resolve();
-      machine.advance(HOST_LATENCY_NS);
       machine.completions.run();
       if (machine.completions.count === 0) return;
     }
