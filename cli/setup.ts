@@ -49,6 +49,39 @@ function withPlatform(specs: readonly DeviceSpec[]): DeviceSpec[] {
   return [...ordered, ...others];
 }
 
+/** A device that the user named, or that another needs. */
+interface NamedPlugin {
+  spec: DeviceSpec;
+  plugin: Plugin;
+}
+
+/** Puts controllers before what is plugged into them, and adds those that are missing. */
+async function withControllers(
+  named: readonly NamedPlugin[],
+): Promise<NamedPlugin[]> {
+  const wanted = new Set(
+    named.flatMap(({ plugin: { controller } }) => controller ?? []),
+  );
+  const controllers = named.filter(({ plugin }) => wanted.has(plugin.name));
+  const ordered: NamedPlugin[] = [];
+  for (const each of named) {
+    const { controller } = each.plugin;
+    if (controller !== undefined && wanted.delete(controller)) {
+      const given = controllers.filter(({ plugin }) =>
+        plugin.name === controller
+      );
+      const spec = { name: controller, options: new Map() };
+      ordered.push(
+        ...given.length > 0
+          ? given.filter((one) => !ordered.includes(one))
+          : [{ spec, plugin: await loadPlugin(spec) }],
+      );
+    }
+    if (!ordered.includes(each)) ordered.push(each);
+  }
+  return ordered;
+}
+
 /** Gives the first console without a backend standard input and output, and others none. */
 function chooseConsoles(devices: readonly PlannedDevice[]): void {
   const consoles = devices.filter(({ plugin }) => plugin.backend === "char");
@@ -65,9 +98,13 @@ function chooseConsoles(devices: readonly PlannedDevice[]): void {
 async function planDevices(texts: readonly string[]): Promise<PlannedDevice[]> {
   const given = texts.flatMap(parseDeviceSpecs);
   requireDistinctIds(given);
-  const specs = withPlatform(given);
-  const plugins: Plugin[] = [];
-  for (const spec of specs) plugins.push(await loadPlugin(spec));
+  const named: NamedPlugin[] = [];
+  for (const spec of withPlatform(given)) {
+    named.push({ spec, plugin: await loadPlugin(spec) });
+  }
+  const all = await withControllers(named);
+  const specs = all.map(({ spec }) => spec);
+  const plugins = all.map(({ plugin }) => plugin);
   const ids = assignIds(
     specs.map((spec, i) => ({ ...spec, name: plugins[i].name })),
   );

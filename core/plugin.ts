@@ -432,6 +432,22 @@ export interface BackendContent {
   restore(index: number, page: Uint8Array): void;
 }
 
+/** A drive whose medium comes and goes. While there is none, reads of the backend reject and its size is 0. */
+export interface RemovableMedia {
+  /** Whether there is a medium. */
+  readonly present: boolean;
+  /** Takes a listener that is called when the user has put a medium in or taken it out, or asks for it. */
+  onChange(
+    listener: (event: "inserted" | "removed" | "requested") => void,
+  ): void;
+  /** The guest keeps the user from taking the medium out. */
+  lock(locked: boolean): void;
+  /** The guest takes the medium out. */
+  eject(): void;
+  /** The guest pulls the tray in: the medium that it ejected is there again, unless the user has changed it. */
+  load(): void;
+}
+
 /** A block image. Offsets and lengths are bytes, multiples of 512 unless a method says otherwise. */
 export interface BlockBackend {
   /** Bytes. */
@@ -448,6 +464,8 @@ export interface BlockBackend {
   discard(offset: number, length: number): Promise<void>;
   /** Makes the range read as zeroes; `unmap` permits deallocation. */
   writeZeroes(offset: number, length: number, unmap: boolean): Promise<void>;
+  /** The medium, of a drive that the user may change it in. */
+  readonly media?: RemovableMedia;
   /** The same operations without a promise, where the backend never waits (memory): a device completes at once. */
   readonly immediate?: ImmediateBlock;
   /** Content that belongs into snapshots: disks in memory have it, images in files do not. */
@@ -593,6 +611,14 @@ export interface Plugin<
   readonly options: S;
   /** The current state schema and its migrations. */
   readonly state: Schema<T>;
+  /**
+   * States of other plugins that it takes, by the name of their schema: what makes such a state, of any version, one of
+   * its own present schema. Under its own name, what takes states that are newer than its schema. It throws where it
+   * does not take one.
+   */
+  readonly accepts?: Readonly<
+    Record<string, (state: unknown, version: number) => T>
+  >;
   /** The kind of backend it needs, if any. Options `backend=` (char) or `image=` (block) choose it. */
   readonly backend?: B;
   /** The plugin of the controller that it is plugged into: a machine that has none gets one. */

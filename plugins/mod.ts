@@ -27,6 +27,9 @@ export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
   lpc: loader(() => import("./legacy/lpc.ts")),
   pmtimer: loader(() => import("./legacy/pmtimer.ts")),
   uart: loader(() => import("./legacy/uart.ts")),
+  ahci: loader(() => import("./ahci/ahci.ts")),
+  "ahci-hd": loader(() => import("./ahci/hd.ts")),
+  "ahci-cd": loader(() => import("./ahci/cd.ts")),
   "virtio-blk": loader(() => import("./virtio/blk.ts")),
 };
 
