@@ -77,6 +77,8 @@ export {
 export { BUILT_IN, PLATFORM, type PluginLoader } from "./plugins/mod.ts";
 
 if (import.meta.main) {
-  const { main } = await import("./cli/main.ts");
-  Deno.exit(await main(Deno.args));
+  // Not awaited: a device that the command loads may import this module, and would wait for ever.
+  import("./cli/main.ts").then(async ({ main }) =>
+    Deno.exit(await main(Deno.args))
+  );
 }
