@@ -197,7 +197,7 @@ export class Clock {
    */
   timer(owner: Owner, fire: () => void): Timer {
     const entry: Entry = { deadline: 0, sequence: 0, index: -1, owner, fire };
-    return {
+    const timer: Timer = {
       get deadline() {
         return entry.index < 0 ? undefined : entry.deadline;
       },
@@ -213,7 +213,16 @@ export class Clock {
         if (entry.index === 0) this.onEarlier(entry.deadline);
       },
       cancel: () => this.#remove(entry),
+      save: () =>
+        entry.index < 0
+          ? null
+          : { remaining: Math.max(0, entry.deadline - this.now()) },
+      restore: (state) => {
+        if (state === null) timer.cancel();
+        else timer.armAt(this.now() + state.remaining);
+      },
     };
+    return timer;
   }
 
   #insert(entry: Entry): void {
@@ -256,6 +265,17 @@ export class Clock {
     [a.index, b.index] = [b.index, a.index];
     this.#heap[a.index] = a;
     this.#heap[b.index] = b;
+  }
+
+  /**
+   * Disarms every timer of a device that is no longer in the machine.
+   *
+   * @param owner The device.
+   */
+  cancel(owner: Owner): void {
+    for (const entry of this.#heap.filter((e) => e.owner === owner)) {
+      this.#remove(entry);
+    }
   }
 
   /** The state of the clock. Devices save their own timers. */

@@ -7,7 +7,7 @@
  *
  * @module
  */
-import type { Schema } from "../snapshot/schema.ts";
+import type { Schema, TimerState } from "../snapshot/schema.ts";
 
 /** Width of one bus access in bytes. An 8-byte access reaches a handler as two 4-byte accesses, low half first. */
 export type AccessSize = 1 | 2 | 4;
@@ -246,6 +246,10 @@ export interface Timer {
   armAt(deadline: number): void;
   /** Disarms the timer. */
   cancel(): void;
+  /** What a field of the type `timer()` holds of it: the time that remains, or null when it is not armed. */
+  save(): TimerState;
+  /** Arms the timer again as {@linkcode save} found it, or disarms it. */
+  restore(state: TimerState): void;
 }
 
 /** Virtual time. Numbers are virtual nanoseconds since the machine was made, exact below 2^53 (104 days). */

@@ -4,12 +4,8 @@
  * @module
  */
 import type { CpuPort, DeviceClock, Timer } from "../../core/plugin.ts";
-import {
-  restoreTimer,
-  type SavedTimer,
-  saveTimer,
-  settleTimer,
-} from "./support.ts";
+import type { TimerState } from "../../snapshot/schema.ts";
+import { settleTimer } from "./support.ts";
 
 /** LVT timer bits 18:17. */
 export const TIMER_MODE_SHIFT = 17;
@@ -27,7 +23,7 @@ export interface ApicTimerState {
   initialCount: number;
   divide: number;
   tscDeadline: bigint;
-  timer: SavedTimer;
+  timer: TimerState;
 }
 
 /**
@@ -163,7 +159,7 @@ export class ApicTimer {
       initialCount: this.#initialCount,
       divide: this.#divide,
       tscDeadline: this.#tscDeadline,
-      timer: saveTimer(this.#timer, this.#clock),
+      timer: this.#timer.save(),
     };
   }
 
@@ -172,7 +168,7 @@ export class ApicTimer {
     this.#initialCount = state.initialCount;
     this.#divide = state.divide;
     this.#tscDeadline = state.tscDeadline;
-    restoreTimer(this.#timer, this.#clock, state.timer);
+    this.#timer.restore(state.timer);
     this.#due = this.#timer.deadline;
   }
 

@@ -22,8 +22,6 @@ import {
   bytewise,
   check,
   checkBits,
-  restoreTimer,
-  saveTimer,
   settleTimer,
   ticksAt,
   timeOfTick,
@@ -187,7 +185,7 @@ class Pit implements Device {
     return {
       channels: this.#counters.map((counter) => counter.save(this.#now)),
       nmiSc: this.#nmiSc,
-      timer: saveTimer(this.#timer, this.#ctx.clock),
+      timer: this.#timer.save(),
     };
   }
 
@@ -208,7 +206,7 @@ class Pit implements Device {
       counter.restore(now, state.channels[i])
     );
     this.#nmiSc = state.nmiSc;
-    restoreTimer(this.#timer, this.#ctx.clock, state.timer);
+    this.#timer.restore(state.timer);
   }
 }
 

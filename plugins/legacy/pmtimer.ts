@@ -24,14 +24,7 @@ import {
   u32,
   u8,
 } from "../../snapshot/schema.ts";
-import {
-  bytewise,
-  checkBits,
-  restoreTimer,
-  saveTimer,
-  ticksAt,
-  timeOfTick,
-} from "./support.ts";
+import { bytewise, checkBits, ticksAt, timeOfTick } from "./support.ts";
 
 const PMBASE = 0x600;
 const PORT_COUNT = 0x80;
@@ -295,7 +288,7 @@ class PowerManagement implements Device {
       smiStatus: this.#smiStatus,
       apmControl: this.#apmControl,
       apmStatus: this.#apmStatus,
-      timer: saveTimer(this.#timer, this.#ctx.clock),
+      timer: this.#timer.save(),
     };
   }
 
@@ -315,7 +308,7 @@ class PowerManagement implements Device {
     this.#apmControl = state.apmControl;
     this.#apmStatus = state.apmStatus;
     this.#halfTurns = this.#presentHalfTurns;
-    restoreTimer(this.#timer, this.#ctx.clock, state.timer);
+    this.#timer.restore(state.timer);
   }
 }
 

@@ -32,15 +32,7 @@ import {
   REG,
   RTC_24H,
 } from "./rtc_time.ts";
-import {
-  bytewise,
-  check,
-  checkBits,
-  restoreTimer,
-  saveTimer,
-  ticksAt,
-  timeOfTick,
-} from "./support.ts";
+import { bytewise, check, checkBits, ticksAt, timeOfTick } from "./support.ts";
 
 const INDEX_PORT = 0x70;
 const PORT_COUNT = 4;
@@ -433,8 +425,8 @@ class Rtc implements Device {
       weekdayOffset: this.#weekdayOffset,
       sinceFlags: this.#ctx.clock.now() - this.#flagsAt,
       flagsTime: this.#flagsTime,
-      periodic: saveTimer(this.#periodic, this.#ctx.clock),
-      update: saveTimer(this.#update, this.#ctx.clock),
+      periodic: this.#periodic.save(),
+      update: this.#update.save(),
     };
   }
 
@@ -480,8 +472,8 @@ class Rtc implements Device {
     this.#weekdayOffset = state.weekdayOffset;
     this.#flagsAt = this.#ctx.clock.now() - state.sinceFlags;
     this.#flagsTime = state.flagsTime;
-    restoreTimer(this.#periodic, this.#ctx.clock, state.periodic);
-    restoreTimer(this.#update, this.#ctx.clock, state.update);
+    this.#periodic.restore(state.periodic);
+    this.#update.restore(state.update);
   }
 }
 

@@ -47,38 +47,6 @@ export function timeOfTick(tick: number, hertz: number): number {
   return seconds * NS_PER_SECOND + quotient(rest + hertz - 1, hertz);
 }
 
-/** A timer as a snapshot holds it. */
-export type SavedTimer = { remaining: number } | null;
-
-/**
- * What a snapshot holds of a timer.
- *
- * @param timer The timer.
- * @param clock The clock that it runs on.
- */
-export function saveTimer(timer: Timer, clock: DeviceClock): SavedTimer {
-  const { deadline } = timer;
-  return deadline === undefined
-    ? null
-    : { remaining: Math.max(0, deadline - clock.now()) };
-}
-
-/**
- * Arms a timer again as a snapshot holds it.
- *
- * @param timer The timer.
- * @param clock The clock that it runs on.
- * @param saved What {@linkcode saveTimer} returned.
- */
-export function restoreTimer(
-  timer: Timer,
-  clock: DeviceClock,
-  saved: SavedTimer,
-): void {
-  if (saved === null) timer.cancel();
-  else timer.armAt(clock.now() + saved.remaining);
-}
-
 /**
  * Lets a timer that is due, but that the event loop has not come to, fire before the guest
  * changes what it depends on.

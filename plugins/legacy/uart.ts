@@ -28,14 +28,7 @@ import {
   u16,
   u8,
 } from "../../snapshot/schema.ts";
-import {
-  bytewise,
-  check,
-  checkBits,
-  NS_PER_SECOND,
-  restoreTimer,
-  saveTimer,
-} from "./support.ts";
+import { bytewise, check, checkBits, NS_PER_SECOND } from "./support.ts";
 
 /** Ports of one UART. */
 const PORT_COUNT = 8;
@@ -602,8 +595,8 @@ class Uart implements Device {
       transmit: Uint8Array.from(this.#transmit),
       thrEmptyPending: this.#thrEmptyPending,
       timeoutPending: this.#timeoutPending,
-      timeout: saveTimer(this.#timeout, this.#ctx.clock),
-      arrival: saveTimer(this.#arrival, this.#ctx.clock),
+      timeout: this.#timeout.save(),
+      arrival: this.#arrival.save(),
       statusReads: this.#statusReads,
     };
   }
@@ -655,8 +648,8 @@ class Uart implements Device {
     this.#thrEmptyPending = state.thrEmptyPending;
     this.#timeoutPending = state.timeoutPending;
     this.#statusReads = state.statusReads;
-    restoreTimer(this.#timeout, this.#ctx.clock, state.timeout);
-    restoreTimer(this.#arrival, this.#ctx.clock, state.arrival);
+    this.#timeout.restore(state.timeout);
+    this.#arrival.restore(state.arrival);
   }
 }
 
