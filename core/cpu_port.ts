@@ -79,8 +79,8 @@ export class VcpuPort implements CpuPort {
     const { isa, interrupts, clock } = this.#around;
     const { index } = this;
     const ferr = interrupts.isaSource(this.#owner, FERR_IRQ);
-    /** CR8 of a vCPU without a local APIC. */
-    let ownPriority = 0;
+    // CR8 is the local APIC's task priority; without one the vCPU keeps it.
+    const state = () => this.#cpu!.state;
     return {
       portRead: (port, size) => isa.read(port, size),
       portWrite: (port, size, value) => isa.write(port, size, value),
@@ -90,11 +90,12 @@ export class VcpuPort implements CpuPort {
       msrWrite: (msr, value) => this.#msrWrite(msr, value),
       tsc: () => BigInt(clock.now()),
       get taskPriority() {
-        return interrupts.localApic(index)?.taskPriority ?? ownPriority;
+        return interrupts.localApic(index)?.taskPriority ??
+          state().get32(OFF.cr8);
       },
       set taskPriority(value) {
         const apic = interrupts.localApic(index);
-        if (apic === undefined) ownPriority = value;
+        if (apic === undefined) state().set32(OFF.cr8, value);
         else apic.taskPriority = value;
       },
       ferr: (level) => ferr.set(level),

@@ -53,6 +53,11 @@ export abstract class CpuMemory {
     this.accessAddress = base + OFF.access;
   }
 
+  /** See `HelperCpu.readPdptes`. */
+  readPdptes(cr3: bigint): readonly bigint[] {
+    return this.mmu.readPdptes(cr3);
+  }
+
   /** RIP of the instruction after the current helper's. */
   abstract get nextRip(): bigint;
 

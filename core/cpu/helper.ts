@@ -64,6 +64,8 @@ export interface HelperCpu {
   modeChanged(): void;
   /** Drops all translations (MOV CR3 keeps global ones with `keepGlobal`). */
   flushTlb(keepGlobal: boolean): void;
+  /** The PDPTE registers that `cr3` stands for; none unless paging is PAE paging. @throws {GuestFault} #GP(0) for reserved bits. */
+  readPdptes(cr3: bigint): readonly bigint[];
   /** INVLPG. */
   invalidatePage(linear: bigint): void;
   /** Waits for an interrupt after this instruction. */

@@ -7,6 +7,7 @@
 import { assertEquals } from "@std/assert";
 import { GuestMemory } from "../memory/memory.ts";
 import { Cpu, Engine } from "./cpu.ts";
+import { setPdptes } from "./pdpte.ts";
 import { setSegment } from "./segments.ts";
 import {
   ARITHMETIC_FLAGS,
@@ -381,6 +382,7 @@ Deno.test("32-bit code runs behind two-level and PAE page tables", () => {
     }
     s.set(OFF.cr3, BigInt(TABLE));
     s.set(OFF.cr0, BigInt(CR0.PE | CR0.ET | CR0.WP) | BigInt(CR0.PG));
+    setPdptes(s, m.cpu.readPdptes(BigInt(TABLE)));
     m.cpu.modeChanged();
     m.cpu.flushTlb(false);
     m.memory.writeU32(FRAME, 0x99);
@@ -395,4 +397,37 @@ Deno.test("32-bit code runs behind two-level and PAE page tables", () => {
     const jump = [0xb8, 0, 0x10, 0x01, 0, 0xff, 0xe0]; // mov eax, DATA + 0x1000 - CODE; jmp eax
     assertEquals(m.run(jump).events, pae ? ["#14 17 at 69632"] : []);
   }
+});
+
+Deno.test("PAE paging takes its four top entries when CR0, CR3 or CR4 is written, not at each walk", () => {
+  const m = new Legacy("protected32");
+  const s = m.cpu.state;
+  const TABLE = 0x100000, OTHER = 0x104000, SECOND = 0x101000;
+  m.memory.writeU64(TABLE, BigInt(SECOND | 1));
+  m.memory.writeU64(SECOND, BigInt(0x83)); // 2 MiB
+  m.memory.writeU64(OTHER, BigInt(SECOND | 0x1 | 0x20));
+  m.memory.writeU8(DATA + 0x200, 0x42);
+  const toCr = (register: number) => [0x0f, 0x22, 0xc0 | register << 3];
+  const load = (value: number) => [
+    0xb8,
+    ...new Uint8Array(Uint32Array.of(value).buffer),
+  ];
+  const on = (CR0.PE | CR0.ET | CR0.PG) >>> 0;
+  m.run([
+    ...[...load(CR4.PAE), ...toCr(4), ...load(TABLE), ...toCr(3)],
+    ...[...load(on), ...toCr(0)],
+  ]);
+  assertEquals([m.events, s.get(OFF.pdpte)], [[], BigInt(SECOND | 1)]);
+  // Memory may say what it likes until then, over a flush of the TLB too.
+  m.memory.writeU64(TABLE, 0n);
+  m.cpu.flushTlb(false);
+  m.run([0x8a, 0x83, 0, 2, 0, 0], { [RBX]: 0 });
+  assertEquals([m.events, m.reg(RAX) & 0xff], [[], 0x42]);
+  // Reserved bits are #GP, and nothing has changed.
+  const code = [...load(OTHER), ...toCr(3)];
+  assertEquals(m.run(code).events, [`#${VECTOR.GP} 0 at 5`]);
+  assertEquals([s.get(OFF.cr3), s.get(OFF.pdpte)], [
+    BigInt(TABLE),
+    BigInt(SECOND | 1),
+  ]);
 });

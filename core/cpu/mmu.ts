@@ -7,7 +7,17 @@
  */
 import type { GuestMemory } from "../memory/memory.ts";
 import { TLB_ENTRIES } from "./record.ts";
-import { type CpuState, CR0, CR4, EFER, FLAG, OFF, VECTOR } from "./state.ts";
+import { isPaePaging, isPdpte, PDPTES } from "./pdpte.ts";
+import {
+  type CpuState,
+  CR0,
+  CR4,
+  EFER,
+  FLAG,
+  GuestFault,
+  OFF,
+  VECTOR,
+} from "./state.ts";
 
 /** Kinds of access. */
 export const ACCESS = { read: 0, write: 1, execute: 2 } as const;
@@ -211,6 +221,26 @@ export class Mmu {
   }
 
   /**
+   * The PDPTE registers that a CR3 stands for under PAE paging (4.4.1).
+   *
+   * @param cr3 The value of CR3.
+   * @returns The four; none where paging is another.
+   * @throws {GuestFault} #GP(0) when a present one has reserved bits set.
+   */
+  readPdptes(cr3: bigint): bigint[] {
+    if (!isPaePaging(this.state)) return [];
+    const table = Number(cr3 & 0xffffffe0n);
+    return Array.from({ length: PDPTES }, (_, i) => {
+      const host = this.memory.host(this.mask(table + 8 * i));
+      const entry = host < 0
+        ? 0xffff_ffff_ffff_ffffn
+        : this.memory.view8.getBigUint64(host, true);
+      if (!isPdpte(entry)) throw new GuestFault(VECTOR.GP, 0);
+      return entry;
+    });
+  }
+
+  /**
    * Walks the page tables, setting accessed and dirty bits.
    *
    * @param low Low half of the linear address. @param high Its upper half.
@@ -250,8 +280,12 @@ export class Mmu {
       table = (cr3 & ~0xfff) >>> 0;
       table += (s.d[(OFF.cr3 >> 2) + 1] & 0xfffff) * 0x100000000;
     } else if (cr4 & CR4.PAE) {
-      levels = 3;
-      table = (cr3 & ~0x1f) >>> 0;
+      // Not from memory: CR3 stands for four registers that its write has loaded (4.4.1).
+      const at = (OFF.pdpte >> 2) + 2 * (low >>> 30);
+      const pdpteLow = s.d[at];
+      if ((pdpteLow & PTE.P) === 0) return this.fault(access, user, false);
+      levels = 2;
+      table = ((pdpteLow & ~0xfff) >>> 0) + (s.d[at + 1] & 0xff) * 0x100000000;
     } else {
       return this.translate32(low, access, user, implicit, cr0, cr3, cr4);
     }
@@ -262,7 +296,7 @@ export class Mmu {
       const index = level === 4
         ? (high >>> 7) & 511
         : level === 3
-        ? levels === 3 ? low >>> 30 : ((high & 0x7f) << 2) | (low >>> 30)
+        ? ((high & 0x7f) << 2) | (low >>> 30)
         : level === 2
         ? (low >>> 21) & 511
         : (low >>> 12) & 511;
@@ -277,16 +311,13 @@ export class Mmu {
       ) {
         return this.fault(access, user, true, true);
       }
-      const pdpte32 = levels === 3 && level === 3;
-      if (!pdpte32) {
-        if ((entryLow & PTE.RW) === 0) writable = false;
-        if ((entryLow & PTE.US) === 0) userPage = false;
-        if ((entryHigh & NX_HIGH) !== 0) executable = false;
-        entries[depth++] = at;
-      }
+      if ((entryLow & PTE.RW) === 0) writable = false;
+      if ((entryLow & PTE.US) === 0) userPage = false;
+      if ((entryHigh & NX_HIGH) !== 0) executable = false;
+      entries[depth++] = at;
       const address = ((entryLow & ~0xfff) >>> 0) +
         (entryHigh & 0xff) * 0x100000000;
-      const large = level > 1 && (entryLow & PTE.PS) !== 0 && !pdpte32;
+      const large = level > 1 && (entryLow & PTE.PS) !== 0;
       if (!large && level > 1) {
         table = address;
         continue;
@@ -314,12 +345,8 @@ export class Mmu {
       ) {
         return this.fault(access, user, true);
       }
-      for (let i = 0; i < depth; i++) {
-        if ((words[entries[i]] & PTE.A) === 0) words[entries[i]] |= PTE.A;
-      }
-      if (access === ACCESS.write && (words[at] & PTE.D) === 0) {
-        words[at] |= PTE.D;
-      }
+      for (let i = 0; i < depth; i++) this.mark(entries[i], PTE.A);
+      if (access === ACCESS.write) this.mark(at, PTE.D);
       this.global = (entryLow & PTE.G) !== 0 && (cr4 & CR4.PGE) !== 0;
       return this.mask(pa);
     }
@@ -400,8 +427,8 @@ export class Mmu {
     ) {
       return this.fault(access, user, true);
     }
-    words[pdeAt] |= PTE.A;
-    words[at] |= PTE.A | (access === ACCESS.write ? PTE.D : 0);
+    this.mark(pdeAt, PTE.A);
+    this.mark(at, PTE.A | (access === ACCESS.write ? PTE.D : 0));
     this.global = (entry & PTE.G) !== 0 && (cr4 & CR4.PGE) !== 0;
     return this.mask(pa);
   }

@@ -7,6 +7,7 @@
 import { assertEquals } from "@std/assert";
 import { GuestMemory } from "../memory/memory.ts";
 import { ACCESS, type Access, Mmu, TLB_BYTES } from "./mmu.ts";
+import { setPdptes } from "./pdpte.ts";
 import { CpuState, CR0, CR4, EFER, FLAG, OFF, VECTOR } from "./state.ts";
 
 const STATE = 0x10000, TLB = 0x20000;
@@ -232,6 +233,9 @@ Deno.test("32-bit paging, with 4 MiB pages where PSE is set", () => {
 Deno.test("PAE paging has three levels and NX", () => {
   const w = new Walker(CR0.WP, CR4.PAE, EFER.NXE);
   w.memory.writeU64(PML4 + 3 * 8, BigInt(PD) | P);
+  setPdptes(w.state, w.mmu.readPdptes(BigInt(PML4)));
+  // What is in memory counts when CR3 is loaded, and not later.
+  w.memory.writeU64(PML4 + 3 * 8, 0n);
   w.memory.writeU64(PD + 511 * 8, BigInt(PT) | P | RW | US);
   w.memory.writeU64(PT + 511 * 8, BigInt(FRAME) | P | RW | US);
   assertEquals(w.all(0xfffff123), "7123 7123 7123 7123 7123 7123");

@@ -157,6 +157,8 @@ export function restoreCpu(cpu: Cpu, saved: CpuSaved, retired: number): void {
   s.set(OFF.cr2, saved.cr2);
   s.set(OFF.cr3, saved.cr3);
   s.set(OFF.cr4, saved.cr4);
+  s.set32(OFF.cr8, saved.cr8);
+  many(OFF.pdpte, saved.pdptes);
   s.set(OFF.efer, saved.efer);
   DEBUG_REGISTERS.forEach((register, i) =>
     s.set(OFF.dr + 8 * register, saved.debug[i])

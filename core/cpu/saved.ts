@@ -17,6 +17,7 @@ import {
   u8,
 } from "../../snapshot/schema.ts";
 import type { Cpu } from "./cpu.ts";
+import { PDPTES } from "./pdpte.ts";
 import {
   CpuState,
   GPR_NAMES,
@@ -50,6 +51,10 @@ export const cpuSchema = schema("cpu", 1, {
   cr2: u64(),
   cr3: u64(),
   cr4: u64(),
+  /** CR8 of a vCPU without a local APIC; with one it is that one's task priority. */
+  cr8: u8({ max: 15 }),
+  /** What CR3 stands for under PAE paging. */
+  pdptes: list(u64(), { length: PDPTES }),
   efer: u64(),
   /** DR0 to DR3, DR6, DR7. */
   debug: list(u64(), { length: DEBUG_REGISTERS.length }),
@@ -129,6 +134,8 @@ export function saveCpu(cpu: Cpu): CpuSaved {
     cr2: s.get(OFF.cr2),
     cr3: s.get(OFF.cr3),
     cr4: s.get(OFF.cr4),
+    cr8: s.get32(OFF.cr8),
+    pdptes: many(OFF.pdpte, PDPTES),
     efer: s.get(OFF.efer),
     debug: DEBUG_REGISTERS.map((i) => s.get(OFF.dr + 8 * i)),
     x87: {

@@ -85,7 +85,7 @@ export const OFF = {
   cr2: 0x1b8,
   cr3: 0x1c0,
   cr4: 0x1c8,
-  cr8: 0x1d0,
+  cr8: 0x1d0, // only without a local APIC, whose task priority it is otherwise
   efer: 0x1d8,
   dr: 0x1e0, // 8 x u64 (dr4, dr5 unused)
   fpuTrap: 0x220, // u32: 0 x87 usable, 7 #NM
@@ -124,6 +124,7 @@ export const OFF = {
   xcr0: 0x740,
   xss: 0x748,
   nmiBlocked: 0x750, // u32: 1 from the delivery of an NMI to the next IRET
+  pdpte: 0x758, // 4 x u64: the PDPTE registers of PAE paging, loaded with CR3
   access: 0x780, // 16 bytes: memory accesses that cross a page, reach MMIO or hit translated code pass through here
   accessLow: 0x790, // u32: linear address of the pending store, and its upper half
   accessHigh: 0x794,

@@ -26,6 +26,7 @@ import {
   SYSTEM_TYPE,
   TSS_BUSY,
 } from "./segments.ts";
+import { setPdptes } from "./pdpte.ts";
 import { Stack } from "./stack.ts";
 import {
   ATTR,
@@ -257,6 +258,8 @@ export function switchTask(
   if (segmentLimit(state, TR) < oldLayout.minimumLimit) {
     throw new GuestFault(VECTOR.TS, (oldSelector & ERROR_SELECTOR) | ext);
   }
+  const loadsCr3 = layout.cr3 >= 0 && state.get32(OFF.cr0) >>> 31 !== 0;
+  const pdptes = loadsCr3 ? cpu.readPdptes(BigInt(task.cr3)) : [];
   const nested = reason === "call" || reason === "gate";
   let flags = options.flags ?? state.rflags;
   if (reason === "iret") flags &= ~FLAG.NT;
@@ -275,8 +278,9 @@ export function switchTask(
     descriptor.attr | TSS_BUSY,
   );
   state.set32(OFF.cr0, state.get32(OFF.cr0) | CR0.TS);
-  if (layout.cr3 >= 0 && state.get32(OFF.cr0) >>> 31) {
+  if (loadsCr3) {
     state.set(OFF.cr3, BigInt(task.cr3));
+    setPdptes(state, pdptes);
     cpu.flushTlb(true);
   }
   let newFlags = task.flags | FLAG.FIXED;

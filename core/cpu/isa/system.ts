@@ -9,6 +9,7 @@ import { PHYSICAL_BITS } from "../cpuid.ts";
 import { DR6, DR6_FIXED, DR7, setDebugStatus } from "../exceptions.ts";
 import type { HelperCpu, Insn } from "../helper.ts";
 import { MSR, readMsr, readTsc, writeMsr } from "../msr.ts";
+import { setPdptes } from "../pdpte.ts";
 import {
   canonicalHigh,
   type Descriptor,
@@ -368,6 +369,9 @@ const CR0_BITS = CR0.PE | CR0.MP | CR0.EM | CR0.TS | CR0.ET | CR0.NE | CR0.WP |
   CR0.AM | CR0.NW | CR0.CD | CR0.PG;
 /** CR4 bits whose change invalidates translations. */
 const CR4_TLB = CR4.PSE | CR4.PAE | CR4.PGE | CR4.PCIDE | CR4.SMEP | CR4.SMAP;
+/** Bits whose change reloads the PDPTE registers (4.4.1). */
+const CR0_PDPTE = CR0.CD | CR0.NW | CR0.PG;
+const CR4_PDPTE = CR4.PAE | CR4.PGE | CR4.PSE | CR4.SMEP;
 const CR3_RESERVED_LONG = ~((1n << BigInt(PHYSICAL_BITS)) - 1n) &
   0xffff_ffff_ffff_ffffn;
 const CR3_PCID = 0xfffn;
@@ -376,12 +380,21 @@ function gp(): never {
   throw new GuestFault(VECTOR.GP, 0);
 }
 
-/** Calls `modeChanged`; if that faults (a PDPTE with reserved bits set), the register is as it was. */
-function changeMode(cpu: HelperCpu, offset: number, value: bigint): void {
+/**
+ * Sets a control register, and the PDPTE registers with it where `reload`; if one of those has reserved bits set, the
+ * register is as it was.
+ */
+function changeMode(
+  cpu: HelperCpu,
+  offset: number,
+  value: bigint,
+  reload: boolean,
+): void {
   const state = cpu.state;
   const old = state.get(offset);
   state.set(offset, value);
   try {
+    if (reload) setPdptes(state, cpu.readPdptes(state.get(OFF.cr3)));
     cpu.modeChanged();
   } catch (fault) {
     state.set(offset, old);
@@ -420,7 +433,7 @@ export function writeCr0(cpu: HelperCpu, value: number): void {
   }
   if ((bits ^ old) & (CR0.PG | CR0.PE | CR0.WP)) cpu.flushTlb(false);
   try {
-    changeMode(cpu, OFF.cr0, BigInt(bits));
+    changeMode(cpu, OFF.cr0, BigInt(bits), ((bits ^ old) & CR0_PDPTE) !== 0);
   } catch (fault) {
     state.set32(OFF.efer, efer);
     cpu.modeChanged();
@@ -439,7 +452,7 @@ export function writeCr3(cpu: HelperCpu, value: bigint): void {
   if (pcid) value = BigInt.asUintN(63, value);
   if (cpu.longMode && value & CR3_RESERVED_LONG) gp();
   cpu.flushTlb(true);
-  changeMode(cpu, OFF.cr3, value);
+  changeMode(cpu, OFF.cr3, value, true);
 }
 
 /** The CR4 bits that the advertised features have. */
@@ -479,7 +492,7 @@ export function writeCr4(cpu: HelperCpu, value: bigint): void {
     bits & ~old & CR4.PCIDE && (!cpu.longMode || state.get(OFF.cr3) & CR3_PCID)
   ) gp();
   if ((bits ^ old) & CR4_TLB) cpu.flushTlb(false);
-  changeMode(cpu, OFF.cr4, value);
+  changeMode(cpu, OFF.cr4, value, ((bits ^ old) & CR4_PDPTE) !== 0);
 }
 
 function registerSize(insn: Insn): 4 | 8 {
@@ -542,7 +555,6 @@ define(
         break;
       default:
         if (value > 15n) gp();
-        cpu.state.set(OFF.cr8, value);
         cpu.io.taskPriority = Number(value);
         cpu.endBlock();
     }

@@ -252,6 +252,9 @@ export class FlatCpu implements HelperCpu {
   flushTlb(): void {
     this.flushes++;
   }
+  readPdptes(): readonly bigint[] {
+    return [];
+  }
   invalidatePage(linear: bigint): void {
     this.invalidated.push(linear);
   }
