@@ -19,13 +19,14 @@ import {
   type DeviceContext,
   type DmaMemory,
   type FirmwareNode,
-  type InterruptFabric,
   type MachineControl,
   MachineError,
   type OptionSpec,
   type OptionValue,
   type Plugin,
 } from "./plugin.ts";
+import { adoptState } from "./adopt.ts";
+import { Place } from "./place.ts";
 
 /**
  * A plugin of any options, state and backend. Its `create` takes `never`: only
@@ -103,7 +104,11 @@ export class Instance {
   /** What it declared to the firmware tables. */
   readonly nodes: FirmwareNode[] = [];
   readonly #around: Surroundings;
+  readonly #made: InstanceOptions;
+  readonly #place: Place;
   readonly #device: Device;
+  #started = false;
+  #paused = false;
   #save: (() => unknown) | undefined;
   #restore: ((value: unknown) => void) | undefined;
 
@@ -113,14 +118,26 @@ export class Instance {
    * @param plugin Its plugin.
    * @param around The machine.
    * @param made What it is made from.
+   * @param before The device whose place it is to take, with {@linkcode takeOver}.
    * @throws {MachineError} When a declaration clashes with another device's.
    * @throws {PluginError} When the plugin throws anything else, or registers no state.
    */
-  constructor(plugin: AnyPlugin, around: Surroundings, made: InstanceOptions) {
+  constructor(
+    plugin: AnyPlugin,
+    around: Surroundings,
+    made: InstanceOptions,
+    before?: Instance,
+  ) {
     this.owner = { id: made.id, plugin: plugin.name };
     this.plugin = plugin;
     this.options = withDefaults(plugin.options, made.options ?? {});
     this.#around = around;
+    this.#made = made;
+    this.#place = new Place(
+      this.owner,
+      around,
+      before === undefined ? undefined : before.#place,
+    );
     if (plugin.backend !== undefined && made.backend === undefined) {
       throw new MachineError(
         `device "${made.id}" needs a ${plugin.backend} backend: none was given`,
@@ -132,8 +149,11 @@ export class Instance {
         this.options as never,
       );
     } catch (error) {
-      around.interrupts.forget(this.owner);
-      around.ports.unplug(this.owner);
+      this.#place.abandon();
+      if (before === undefined) {
+        around.interrupts.forget(this.owner);
+        around.ports.unplug(this.owner);
+      }
       if (error instanceof MachineError) throw error;
       throw new PluginError(this.owner, "create", undefined, error);
     }
@@ -150,16 +170,17 @@ export class Instance {
   #context(made: InstanceOptions): DeviceContext {
     const { owner, nodes } = this;
     const around = this.#around;
+    const place = this.#place;
     return {
       id: owner.id,
-      isa: around.isa.view(owner, around.interrupts),
-      pci: around.pci.view(owner, made.pciAddress),
-      ports: around.ports.view(owner),
-      interrupts: around.interrupts satisfies InterruptFabric,
+      isa: place.isa(),
+      pci: place.pci(made.pciAddress),
+      ports: place.ports(),
+      interrupts: place.interrupts(),
       memory: around.memory,
       clock: around.clock.view(owner),
-      machine: around.machine,
-      cpus: around.cpus,
+      machine: place.machine(),
+      cpus: place.cpus(),
       backend: this.plugin.backend === "char"
         ? this.#charBackend(made.backend as CharBackend)
         : made.backend as Backends[keyof Backends],
@@ -181,18 +202,19 @@ export class Instance {
 
   /** The backend, its calls into the device guarded. */
   #charBackend(backend: CharBackend): CharBackend {
+    const own = this.#place.char(backend);
     return {
-      write: (bytes) => backend.write(bytes),
-      ready: () => backend.ready(),
+      write: own.write,
+      ready: own.ready,
       onInput: (accept) =>
-        backend.onInput((bytes) => {
+        own.onInput((bytes) => {
           let taken = bytes.length;
           this.#guard("host input", () => taken = accept(bytes));
           this.#around.wake();
           return taken;
         }),
       onDrain: (listener) =>
-        backend.onDrain(() => {
+        own.onDrain(() => {
           this.#guard("host output", listener);
           this.#around.wake();
         }),
@@ -229,16 +251,94 @@ export class Instance {
 
   /** The machine starts to run. */
   start(): void {
+    if (this.#started) return;
+    this.#started = true;
     this.#guard("start", () => this.#device.start?.());
+  }
+
+  /**
+   * Makes a device that can take this one's place: it has this one's backend, and those of its
+   * options that it knows. Until it does take it, this one goes on as if there were none.
+   *
+   * @param plugin Its plugin.
+   * @param options Options that are to be others than this one's.
+   * @returns The device, with this one's state; {@linkcode takeOver} or {@linkcode abandon} it.
+   * @throws {MachineError} When it cannot: the message says all that is in the way.
+   * @throws {SchemaError} When it does not take this one's state.
+   * @throws {PluginError} When either plugin throws.
+   */
+  successor(
+    plugin: AnyPlugin,
+    options: Readonly<Record<string, OptionValue>> = {},
+  ): Instance {
+    const { id } = this.owner;
+    if (plugin.backend !== this.plugin.backend) {
+      throw new MachineError(
+        `device "${id}": plugin "${plugin.name}" needs ${
+          plugin.backend === undefined
+            ? "no backend"
+            : `a ${plugin.backend} backend`
+        }, and the device has ${
+          this.plugin.backend === undefined
+            ? "none"
+            : `a ${this.plugin.backend} backend`
+        }`,
+      );
+    }
+    const kept = Object.fromEntries(
+      Object.entries(this.options).filter(([name]) =>
+        Object.hasOwn(plugin.options, name)
+      ),
+    );
+    const made = { ...this.#made, options: { ...kept, ...options } };
+    const { name, version } = this.plugin.state;
+    const state = adoptState(plugin, { name, version, state: this.save() }, {
+      path: id,
+      contains: (address, length) =>
+        this.#around.memory.contains(address, length),
+    });
+    const next = new Instance(plugin, this.#around, made, this);
+    try {
+      next.#device.reset();
+      next.#put(state);
+      const missing = next.#place.missing();
+      if (missing.length > 0) {
+        throw new MachineError(
+          `device "${id}": plugin "${plugin.name}" does not claim ${
+            missing.join(", ")
+          }, which the guest knows from plugin "${this.plugin.name}"`,
+        );
+      }
+    } catch (error) {
+      next.abandon();
+      if (error instanceof MachineError || error instanceof PluginError) {
+        throw error;
+      }
+      throw new PluginError(next.owner, "reset", undefined, error);
+    }
+    return next;
+  }
+
+  /** Takes the place of the device that this is the {@linkcode successor} of. */
+  takeOver(): void {
+    this.#place.takeOver();
+  }
+
+  /** Gives up what it has claimed. */
+  abandon(): void {
+    this.#place.abandon();
   }
 
   /** Holds new work; resolves when what is in flight is finished or recorded. */
   pause(): Promise<void> {
+    this.#paused = true;
     return this.#guardAsync("pause", () => this.#device.pause?.());
   }
 
-  /** Takes held work up again. */
+  /** Takes held work up again; starts a device that has not been paused since it took its place. */
   resume(): void {
+    if (!this.#paused) return this.start();
+    this.#paused = false;
     this.#guard("resume", () => this.#device.resume?.());
   }
 
@@ -268,15 +368,24 @@ export class Instance {
    *
    * @param value The state as it was saved.
    * @param version The version of the schema that it was saved with.
+   * @param name The name of that schema.
    * @throws {SchemaError} When it does not fit.
    * @throws {PluginError} When the device refuses it.
    */
-  restore(value: unknown, version: number = this.plugin.state.version): void {
-    const state = this.plugin.state.migrate(value, version, {
+  restore(
+    value: unknown,
+    version: number = this.plugin.state.version,
+    name: string = this.plugin.state.name,
+  ): void {
+    const saved = { name, version, state: value };
+    this.#put(adoptState(this.plugin, saved, {
       path: this.owner.id,
       contains: (address, length) =>
         this.#around.memory.contains(address, length),
-    });
+    }));
+  }
+
+  #put(state: unknown): void {
     try {
       this.#restore!(state);
     } catch (error) {

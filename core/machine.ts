@@ -25,8 +25,10 @@ import { Cpu, Engine } from "./cpu/cpu.ts";
 import { VcpuPort } from "./cpu_port.ts";
 import type { Owner, PluginError, TraceSinks } from "./fault.ts";
 import { type AnyPlugin, Instance, type Surroundings } from "./instance.ts";
+import type { AbsentPages } from "./memory/absent.ts";
 import { GuestMemory } from "./memory/memory.ts";
 import {
+  type BackendContent,
   type Backends,
   type FirmwareNode,
   MachineError,
@@ -54,6 +56,8 @@ const BUSY_SLICE_MS = 1;
 const SPIN_MS = 0.25;
 /** A guest that waits for nothing is looked at this often, in milliseconds. */
 const LONG_SLEEP_MS = 10_000;
+/** So long does a guest wait that writes faster than a snapshot of it, in milliseconds. */
+const CATCH_UP_MS = 5;
 const NS_PER_MS = 1e6;
 
 /** The categories of {@linkcode MachineOptions.trace}. */
@@ -148,6 +152,8 @@ export type RunResult =
   | { reason: "triple-fault"; state: string }
   /** A plugin threw; the machine is as it was at the end of that instruction. */
   | { reason: "plugin-error"; error: PluginError }
+  /** RAM could not be loaded from the snapshot; the machine cannot go on. */
+  | { reason: "memory-lost"; error: unknown }
   /** {@linkcode Machine.stop} was called. */
   | { reason: "stopped" }
   /** The vCPU has retired `maxInstructions`. */
@@ -175,6 +181,16 @@ class EventLoopYield {
     this.#channel.port1.close();
     this.#channel.port2.close();
   }
+}
+
+/** A snapshot that pages with the flag CLEAN are in. */
+export interface Baseline {
+  /** What the host calls it: the path of its file. */
+  name: string;
+  /** Its hash. */
+  hash: string;
+  /** How many snapshots it builds on. */
+  depth: number;
 }
 
 /** A machine. */
@@ -218,6 +234,8 @@ export class Machine {
   readonly #completions: Completions;
   readonly #instances: Instance[] = [];
   readonly #options: MachineOptions;
+  /** What the devices are made from. */
+  readonly #devices: MachineDevice[];
   readonly #powerButton: (() => void)[] = [];
   /** Why the run is to end, as soon as something says so. */
   #end: RunResult | undefined;
@@ -230,7 +248,22 @@ export class Machine {
   #wake: (() => void) | undefined;
   /** Something happened since the run last looked. */
   #woken = false;
+  /** The user wants it paused. */
   #paused = false;
+  /** Sections of {@linkcode whilePaused} under way. */
+  #holds = 0;
+  /** The pause that is in place or on its way, and whether it is in place. */
+  #pausing: Promise<void> | undefined;
+  #isPaused = false;
+  /** Pages that are still in the snapshot that this machine was restored from. */
+  #absent: AbsentPages | undefined;
+  /**
+   * The last snapshot that was written of this machine or restored into it, which an incremental
+   * one can build on.
+   *
+   * @internal
+   */
+  baseline: Baseline | undefined;
   /** What waits for the run to reach its pause. */
   #pauseReached: (() => void) | undefined;
   #resumed: (() => void) | undefined;
@@ -240,6 +273,7 @@ export class Machine {
 
   private constructor(options: MachineOptions) {
     this.#options = options;
+    this.#devices = [...options.devices];
     this.#limit = options.maxInstructions ?? Infinity;
     const trace = options.trace ?? {};
     const fault = (error: PluginError) =>
@@ -459,7 +493,7 @@ export class Machine {
         this.#started = true;
         for (const instance of this.#instances) instance.start();
       }
-      if (!this.#paused) this.clock.resume();
+      if (this.#pausing === undefined) this.clock.resume();
       const result = await this.#loop(turn);
       this.clock.pause();
       this.#end = undefined;
@@ -479,7 +513,7 @@ export class Machine {
     let visited = hostNow();
     for (;;) {
       while (
-        this.#paused && this.#end === undefined &&
+        this.#pausing !== undefined && this.#end === undefined &&
         !this.#completions.holdsGuest
       ) {
         this.#pauseReached?.();
@@ -497,6 +531,11 @@ export class Machine {
         continue;
       }
       if (this.cpu.retired >= this.#limit) return { reason: "instructions" };
+      if (this.memory.keeper?.behind) {
+        await this.#sleep(CATCH_UP_MS);
+        this.#woken = false;
+        continue;
+      }
       this.#woken = false;
       const result = this.#slice();
       if (result === "shutdown") {
@@ -535,8 +574,16 @@ export class Machine {
     const before = this.cpu.retired;
     const start = hostNow();
     this.#inSlice = true;
-    const result = this.cpu.run(budget);
-    this.#inSlice = false;
+    let result: ReturnType<Cpu["run"]>;
+    try {
+      result = this.cpu.run(budget);
+    } catch (error) {
+      // The instruction that needed the page was not carried out, nor will it be.
+      if (this.#end?.reason !== "memory-lost") throw error;
+      result = "stopped";
+    } finally {
+      this.#inSlice = false;
+    }
     const retired = this.cpu.retired - before;
     if (retired >= MIN_SLICE) {
       const passed = Math.max(hostNow() - start, 1e-3);
@@ -592,8 +639,15 @@ export class Machine {
    * flight any more.
    */
   async pause(): Promise<void> {
-    if (this.#paused) return;
     this.#paused = true;
+    await this.#reachPause();
+  }
+
+  #reachPause(): Promise<void> {
+    return this.#pausing ??= this.#stopAll();
+  }
+
+  async #stopAll(): Promise<void> {
     if (this.#running) {
       const reached = new Promise<void>((resolve) => {
         this.#pauseReached = resolve;
@@ -606,12 +660,43 @@ export class Machine {
     this.clock.pause();
     for (const instance of this.#instances) await instance.pause();
     await this.#completions.drain();
+    // What a TLB holds is no state. Without it the machine goes on as one that is restored here does.
+    this.cpu.flushTlb(false);
+    this.#isPaused = true;
   }
 
   /** Goes on after {@linkcode pause}. */
   resume(): void {
-    if (!this.#paused) return;
     this.#paused = false;
+    this.#goOn();
+  }
+
+  /**
+   * Does something while the machine is paused; afterwards it goes on, unless {@linkcode pause}
+   * was called. Sections may overlap.
+   *
+   * @param section What to do.
+   * @returns What it returns.
+   */
+  async whilePaused<T>(section: () => T | Promise<T>): Promise<T> {
+    this.#holds++;
+    try {
+      await this.#reachPause();
+      return await section();
+    } finally {
+      this.#holds--;
+      this.#goOn();
+    }
+  }
+
+  #goOn(): void {
+    if (this.#pausing === undefined || this.#paused || this.#holds > 0) return;
+    if (!this.#isPaused) {
+      void this.#pausing.then(() => this.#goOn());
+      return;
+    }
+    this.#pausing = undefined;
+    this.#isPaused = false;
     for (const instance of this.#instances) instance.resume();
     if (this.#running) this.clock.resume();
     this.#resumed?.();
@@ -629,13 +714,78 @@ export class Machine {
     this.#notify();
   }
 
+  /**
+   * Puts another plugin, or another version, in the place of a device, which may be in use: its
+   * state goes over, and what the buses keep of it stays. The machine is paused meanwhile.
+   *
+   * @param id The device.
+   * @param made The plugin, how it was named, and options that are to be others than before.
+   * @throws {MachineError} When there is no such device, or the plugin does not fit its place.
+   * @throws {SchemaError} When the plugin does not take the device's state.
+   * @throws {PluginError} When a plugin throws. After any error the device is what it was.
+   */
+  replaceDevice(
+    id: string,
+    made: Pick<MachineDevice, "plugin" | "specifier" | "options">,
+  ): Promise<void> {
+    return this.whilePaused(async () => {
+      const index = this.#instances.findIndex((each) => each.owner.id === id);
+      if (index < 0) {
+        throw new MachineError(
+          `there is no device "${id}": the machine has ${
+            this.#instances.map((each) => each.owner.id).join(", ")
+          }`,
+        );
+      }
+      const old = this.#instances[index];
+      const next = old.successor(made.plugin as AnyPlugin, made.options);
+      next.takeOver();
+      this.#instances[index] = next;
+      const { options } = this.#devices[index];
+      const kept = Object.entries(options ?? {}).filter(([name]) =>
+        name === "addr" || Object.hasOwn(next.plugin.options, name)
+      );
+      this.#devices[index] = {
+        ...this.#devices[index],
+        ...made,
+        options: { ...Object.fromEntries(kept), ...made.options },
+      };
+      await old.stop();
+    });
+  }
+
   /** Ends the machine: host work in flight is finished, devices release what they hold. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     this.stop();
+    this.#absent?.stop();
     await this.#completions.drain();
     for (const instance of this.#instances) await instance.stop();
+  }
+
+  /**
+   * Disks whose content belongs into snapshots, by the id of their device.
+   *
+   * @internal
+   */
+  get contents(): { id: string; size: number; content: BackendContent }[] {
+    return this.#devices.flatMap(({ id, backend }) =>
+      backend !== undefined && "content" in backend &&
+        backend.content !== undefined
+        ? [{ id, size: backend.size, content: backend.content }]
+        : []
+    );
+  }
+
+  /**
+   * Takes pages of RAM from a snapshot while the machine runs already.
+   *
+   * @internal
+   */
+  loadFrom(pages: AbsentPages): void {
+    this.#absent = pages;
+    pages.onLost = (error) => this.#finish({ reason: "memory-lost", error });
   }
 
   /**
@@ -646,7 +796,7 @@ export class Machine {
    * @throws {PluginError} When a device fails to save.
    */
   save(): MachineState {
-    if (this.#running && !this.#paused) {
+    if (this.#running && !this.#isPaused) {
       throw new MachineError("the machine runs: pause it before it is saved");
     }
     return saveMachine(this);
@@ -669,13 +819,13 @@ export class Machine {
 
   /** What this machine was made from, as a snapshot's manifest tells it. */
   get configuration(): MachineConfiguration {
-    const { memory, romSize = 0, devices } = this.#options;
+    const { memory, romSize = 0 } = this.#options;
     return {
       memory,
       romSize,
       clock: this.clock.mode,
       nsPerInstruction: this.clock.nsPerInstruction,
-      devices: devices.map(({ id, specifier, options }, i) => {
+      devices: this.#devices.map(({ id, specifier, options }, i) => {
         const { plugin } = this.#instances[i];
         return {
           id,

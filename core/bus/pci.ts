@@ -10,7 +10,6 @@ import {
   type IoHandler,
   MachineError,
   type PciBar,
-  type PciBus,
   type PciFunctionConfig,
 } from "../plugin.ts";
 import type { FaultSink, Owner, TraceSinks } from "../fault.ts";
@@ -213,7 +212,10 @@ export class Pci {
    * @param address Where the user wants its first function, if anywhere.
    * @returns What `ctx.pci` is.
    */
-  view(owner: Owner, address?: { slot: number; fn: number }): PciBus {
+  view(
+    owner: Owner,
+    address?: { slot: number; fn: number },
+  ): { attach(config: PciFunctionConfig): PciSlotFunction } {
     let wanted = address;
     return {
       attach: (config) => {

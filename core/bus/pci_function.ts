@@ -4,13 +4,14 @@
  *
  * @module
  */
-import type {
-  AccessSize,
-  Claim,
-  IoHandler,
-  PciBar,
-  PciFunction,
-  PciFunctionConfig,
+import {
+  type AccessSize,
+  type Claim,
+  type IoHandler,
+  MachineError,
+  type PciBar,
+  type PciFunction,
+  type PciFunctionConfig,
 } from "../plugin.ts";
 import { hex, type Owner, PluginError } from "../fault.ts";
 import { SchemaError } from "../../snapshot/schema.ts";
@@ -44,6 +45,8 @@ const ENTRY_ADDRESS_HIGH = 4;
 const ENTRY_DATA = 8;
 const ENTRY_CONTROL = 12;
 const ENTRY_MASKED = 1;
+/** Header type: another function shares the slot. */
+const MULTIFUNCTION = 0x80;
 /** Where a 64-bit base would no longer be an exact number. */
 const ADDRESS_LIMIT = 2 ** 52;
 
@@ -57,11 +60,9 @@ interface Mapping {
 export class PciSlotFunction implements PciFunction {
   readonly slot: number;
   readonly fn: number;
-  /** The device that it belongs to. */
-  readonly owner: Owner;
-  /** What the device declared. */
-  readonly config: PciFunctionConfig;
-  readonly #layout: ConfigLayout;
+  #owner: Owner;
+  #config: PciFunctionConfig;
+  #layout: ConfigLayout;
   readonly #wires: PciWires;
   readonly #bytes: Uint8Array;
   readonly #mappings: (Mapping | undefined)[] = Array(BARS).fill(undefined);
@@ -89,8 +90,8 @@ export class PciSlotFunction implements PciFunction {
     fn: number,
     wires: PciWires,
   ) {
-    this.owner = owner;
-    this.config = config;
+    this.#owner = owner;
+    this.#config = config;
     this.slot = slot;
     this.fn = fn;
     this.#wires = wires;
@@ -100,6 +101,16 @@ export class PciSlotFunction implements PciFunction {
     this.#table = new Uint8Array(vectors * MSIX_ENTRY);
     this.#pending = new Uint8Array(Math.ceil(vectors / 64) * 8);
     this.#resetTable();
+  }
+
+  /** The device that it belongs to. */
+  get owner(): Owner {
+    return this.#owner;
+  }
+
+  /** What the device declared. */
+  get config(): PciFunctionConfig {
+    return this.#config;
   }
 
   /** The declared BARs. */
@@ -127,7 +138,7 @@ export class PciSlotFunction implements PciFunction {
 
   /** Sets header type bit 7: another function shares the slot. */
   markMultifunction(): void {
-    this.#bytes[REG.HEADER_TYPE] |= 0x80;
+    this.#bytes[REG.HEADER_TYPE] |= MULTIFUNCTION;
   }
 
   get #command(): number {
@@ -420,6 +431,48 @@ export class PciSlotFunction implements PciFunction {
     this.#sendPending();
   }
 
+  /**
+   * Checks that another device could have this function without the guest seeing it in the
+   * configuration space; changes nothing.
+   *
+   * @param owner The other device.
+   * @param config What it declares.
+   * @throws {MachineError} Where it declares something else.
+   */
+  requireSame(owner: Owner, config: PciFunctionConfig): void {
+    const mine = this.#layout;
+    const other = layOutConfig(owner, config);
+    for (let at = 0; at < CONFIG_SIZE; at++) {
+      const ignored = at === REG.HEADER_TYPE ? MULTIFUNCTION : 0;
+      const fixed = ~(mine.writable[at] | ignored) & 0xff;
+      if (
+        mine.writable[at] !== other.writable[at] ||
+        ((mine.initial[at] ^ other.initial[at]) & fixed) !== 0
+      ) {
+        throw new MachineError(
+          `device "${owner.id}": plugin "${owner.plugin}" declares another configuration space, from offset ${
+            hex(at)
+          } on: the guest knows that of plugin "${this.#owner.plugin}"`,
+        );
+      }
+    }
+  }
+
+  /**
+   * Gives the function, as it is, to another device.
+   *
+   * @param owner The device.
+   * @param config What it declares, which {@linkcode requireSame} has accepted.
+   */
+  become(owner: Owner, config: PciFunctionConfig): void {
+    for (const mapping of this.#mappings) mapping?.claim.release();
+    this.#mappings.fill(undefined);
+    this.#owner = owner;
+    this.#config = config;
+    this.#layout = layOutConfig(owner, config);
+    for (const bar of this.#layout.bars) this.#map(bar);
+  }
+
   /** The state of the function that the bus saves. */
   save(): PciFunctionState {
     return {
@@ -446,7 +499,7 @@ export class PciSlotFunction implements PciFunction {
       const ignored = at === REG.STATUS
         ? STATUS.INTERRUPT
         : at === REG.HEADER_TYPE
-        ? 0x80
+        ? MULTIFUNCTION
         : 0;
       const fixed = ~(writable[at] | ignored) & 0xff;
       if (((state.config[at] ^ initial[at]) & fixed) !== 0) {
