@@ -25,6 +25,38 @@ export interface IoHandler {
   write(address: number, size: AccessSize, value: number): void;
 }
 
+/** A device with 8-bit registers, as {@linkcode bytewise} takes it. */
+export interface ByteRegisters {
+  /** Reads the register at a port, or at an offset in a region. */
+  read(address: number): number;
+  /** Writes a byte to the register. */
+  write(address: number, value: number): void;
+}
+
+/**
+ * A handler for wider accesses to a device with 8-bit registers: the bus makes one cycle a byte,
+ * the lowest address first.
+ *
+ * @param device Reads and writes one register.
+ * @returns The handler to claim ports or memory with.
+ */
+export function bytewise(device: ByteRegisters): IoHandler {
+  return {
+    read(address, size) {
+      let value = 0;
+      for (let i = 0; i < size; i++) {
+        value |= (device.read(address + i) & 0xff) << (8 * i);
+      }
+      return value >>> 0;
+    },
+    write(address, size, value) {
+      for (let i = 0; i < size; i++) {
+        device.write(address + i, value >>> (8 * i) & 0xff);
+      }
+    },
+  };
+}
+
 /** A claim on a range of ports or addresses; releasing it makes the range unclaimed again. */
 export interface Claim {
   /** Ends the claim. */

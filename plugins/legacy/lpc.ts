@@ -7,6 +7,7 @@
  */
 import {
   type AccessSize,
+  bytewise,
   type Claim,
   definePlugin,
   type Device,
@@ -15,7 +16,7 @@ import {
   type PciFunction,
 } from "../../core/plugin.ts";
 import { bytes, type Infer, schema, u32, u8 } from "../../snapshot/schema.ts";
-import { bytewise, checkBits } from "./support.ts";
+import { checkBits } from "./support.ts";
 
 const VENDOR_INTEL = 0x8086;
 const DEVICE_ICH9_LPC = 0x2918;

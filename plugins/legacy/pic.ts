@@ -5,12 +5,13 @@
  * @module
  */
 import {
+  bytewise,
   definePlugin,
   type Device,
   type DeviceContext,
 } from "../../core/plugin.ts";
 import { bool, type Infer, record, schema, u8 } from "../../snapshot/schema.ts";
-import { bytewise, check, checkBits } from "./support.ts";
+import { check, checkBits } from "./support.ts";
 
 const MASTER_PORT = 0x20;
 const SLAVE_PORT = 0xa0;

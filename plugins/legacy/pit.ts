@@ -5,6 +5,7 @@
  * @module
  */
 import {
+  bytewise,
   definePlugin,
   type Device,
   type DeviceContext,
@@ -19,7 +20,6 @@ import {
   pitCounterState,
 } from "./pit_counter.ts";
 import {
-  bytewise,
   check,
   checkBits,
   settleTimer,

@@ -9,6 +9,7 @@
  * @module
  */
 import {
+  bytewise,
   definePlugin,
   type Device,
   type DeviceContext,
@@ -24,7 +25,7 @@ import {
   u32,
   u8,
 } from "../../snapshot/schema.ts";
-import { bytewise, checkBits, ticksAt, timeOfTick } from "./support.ts";
+import { checkBits, ticksAt, timeOfTick } from "./support.ts";
 
 const PMBASE = 0x600;
 const PORT_COUNT = 0x80;

@@ -9,6 +9,7 @@
  * @module
  */
 import {
+  bytewise,
   definePlugin,
   type Device,
   type DeviceContext,
@@ -32,7 +33,7 @@ import {
   REG,
   RTC_24H,
 } from "./rtc_time.ts";
-import { bytewise, check, checkBits, ticksAt, timeOfTick } from "./support.ts";
+import { check, checkBits, ticksAt, timeOfTick } from "./support.ts";
 
 const INDEX_PORT = 0x70;
 const PORT_COUNT = 4;

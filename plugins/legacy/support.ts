@@ -5,9 +5,7 @@
  * @module
  */
 import {
-  type AccessSize,
   type DeviceClock,
-  type IoHandler,
   MachineError,
   type Timer,
 } from "../../core/plugin.ts";
@@ -64,31 +62,6 @@ export function settleTimer(
   if (deadline === undefined || deadline > clock.now()) return;
   timer.cancel();
   fire();
-}
-
-/**
- * A handler for wider accesses to a device with 8-bit registers: the bus makes one cycle a byte.
- *
- * @param device Reads and writes one register.
- */
-export function bytewise(device: {
-  read(address: number): number;
-  write(address: number, value: number): void;
-}): IoHandler {
-  return {
-    read(address: number, size: AccessSize): number {
-      let value = 0;
-      for (let i = 0; i < size; i++) {
-        value |= (device.read(address + i) & 0xff) << (8 * i);
-      }
-      return value >>> 0;
-    },
-    write(address: number, size: AccessSize, value: number): void {
-      for (let i = 0; i < size; i++) {
-        device.write(address + i, value >>> (8 * i) & 0xff);
-      }
-    },
-  };
 }
 
 /**

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { MachineError } from "../../core/plugin.ts";
-import { bytewise, check, checkBits, ticksAt, timeOfTick } from "./support.ts";
+import { bytewise, MachineError } from "../../core/plugin.ts";
+import { check, checkBits, ticksAt, timeOfTick } from "./support.ts";
 
 const PIT_HZ = 1_193_182;
 const PM_HZ = 3_579_545;

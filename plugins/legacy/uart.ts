@@ -9,6 +9,7 @@
  * @module
  */
 import {
+  bytewise,
   type CharBackend,
   type Claim,
   definePlugin,
@@ -28,7 +29,7 @@ import {
   u16,
   u8,
 } from "../../snapshot/schema.ts";
-import { bytewise, check, checkBits, NS_PER_SECOND } from "./support.ts";
+import { check, checkBits, NS_PER_SECOND } from "./support.ts";
 
 /** Ports of one UART. */
 const PORT_COUNT = 8;
