@@ -85,7 +85,7 @@ Deno.test("create refuses a device without state or without its backend", () => 
     "did not call ctx.snapshot.register",
   );
   assertThrows(
-    () => createTestContext(registered()),
+    () => createTestContext(registered(), { backend: undefined }),
     MachineError,
     'device "thing0" needs a char backend',
   );

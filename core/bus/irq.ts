@@ -241,6 +241,15 @@ export class Interrupts implements InterruptFabric, IrqSources {
     this.#gsiSinks.push(sink);
   }
 
+  /** How many listen to each kind of wire, for tests. */
+  get listeners(): { isa: number; gsi: number; eoi: number } {
+    return {
+      isa: this.#isaSinks.length,
+      gsi: this.#gsiSinks.length,
+      eoi: this.#eoiListeners.length,
+    };
+  }
+
   /** See {@linkcode InterruptFabric.setPicOutput}. */
   setPicOutput(level: boolean): void {
     this.#picOutput = level;

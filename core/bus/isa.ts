@@ -50,6 +50,18 @@ export interface IrqSources {
   isaSource(owner: Owner, irq: number): IrqLine;
 }
 
+/** A range that a device has claimed. */
+export interface BusClaim {
+  /** The device. */
+  readonly owner: Owner;
+  /** I/O ports, or memory. */
+  readonly kind: "ports" | "memory";
+  /** First port or address. */
+  readonly first: number;
+  /** Ports or bytes. */
+  readonly count: number;
+}
+
 interface PortClaim {
   owner: Owner;
   first: number;
@@ -306,6 +318,21 @@ export class Isa {
         claim.release();
       },
     };
+  }
+
+  /** What devices have claimed for good, for tools and tests; PCI BARs are not in it. */
+  get claims(): readonly BusClaim[] {
+    return [
+      ...this.#claims.filter((claim) => claim !== undefined).map((
+        { owner, first, end },
+      ): BusClaim => ({ owner, kind: "ports", first, count: end - first })),
+      ...this.#regions.map(({ owner, base, end }): BusClaim => ({
+        owner,
+        kind: "memory",
+        first: base,
+        count: end - base,
+      })),
+    ];
   }
 
   /** Who answers at a port. */

@@ -14,11 +14,14 @@ import { Completions } from "../completions.ts";
 import type { PluginError, TraceSinks } from "../fault.ts";
 import { type AnyPlugin, Instance, type Surroundings } from "../instance.ts";
 import { GuestMemory } from "../memory/memory.ts";
+import { TestBlock, TestChar } from "./backends.ts";
+import { Meter, metered } from "./metered.ts";
 import type {
   AccessSize,
   ApicMessage,
   Backends,
   CpuPort,
+  IrqLine,
   LocalApic,
   MsrHandler,
   OptionsOf,
@@ -28,6 +31,16 @@ import type {
 
 const DEFAULT_RAM = 16 << 20;
 const TEST_LOCAL_APIC_ID = 0;
+const NS_PER_MS = 1_000_000;
+const PIRQS = 8;
+/** Who drives lines by {@linkcode TestContext.line}. */
+const GUEST = { id: "guest", plugin: "test" };
+/** Timers that fire at one instant, after which time is taken to stand still. */
+const FIRINGS_AT_ONCE = 10_000;
+/** Turns of the microtask queue that an answer of a backend needs at most to reach its device. */
+const TURNS = 16;
+/** Answers that follow from answers while a machine is paused. */
+const ROUNDS = 1_000;
 
 /** What a test says of the device that it makes. */
 export interface TestContextOptions<
@@ -38,13 +51,13 @@ export interface TestContextOptions<
   options?: Partial<OptionsOf<S>>;
   /** Instance id; the plugin's name and 0 when absent. */
   id?: string;
-  /** The backend, where the plugin needs one. */
+  /** The backend; a {@linkcode TestChar} or a {@linkcode TestBlock} when the plugin needs one and this is absent. */
   backend?: Backends[B];
   /** Bytes of RAM; 16 MiB when absent. */
   ram?: number;
   /** Wall-clock time at virtual time 0, in milliseconds since 1970 UTC. */
   rtcBase?: number;
-  /** Instruction time by default: it passes only through {@linkcode TestContext.advance}. */
+  /** Instruction time by default. Whatever it is, time passes only through {@linkcode TestContext.advance}. */
   clock?: ClockMode;
   /** Where accesses are traced. */
   trace?: TraceSinks;
@@ -70,6 +83,11 @@ export class TestCpu implements CpuPort {
 
   claimMsrs(first: number, count: number, handler: MsrHandler): void {
     this.#msrs.push({ first, count, handler });
+  }
+
+  /** The registers that devices have claimed. */
+  get msrs(): readonly { first: number; count: number }[] {
+    return this.#msrs;
   }
 
   #msr(index: number): MsrHandler {
@@ -140,6 +158,16 @@ export class TestContext {
   readonly logged: string[] = [];
   /** Errors of handlers, with `keepFaults`. */
   readonly faults: PluginError[] = [];
+  /** What devices do with guest memory. */
+  readonly meter: Meter = new Meter();
+  /** Character backends that were made for devices. */
+  readonly chars: TestChar[] = [];
+  /** Block backends that were made for devices. */
+  readonly blocks: TestBlock[] = [];
+  readonly #lines = new Map<number, IrqLine>();
+  readonly #pirqs: boolean[] = Array(PIRQS).fill(false);
+  /** Host time in nanoseconds: the test's own. */
+  #hostNs = 0;
   readonly #around: Surroundings;
   readonly #powerButton: (() => void)[] = [];
   readonly #instances: Instance[] = [];
@@ -161,11 +189,15 @@ export class TestContext {
     this.memory = new GuestMemory(options.ram ?? DEFAULT_RAM);
     this.clock = new Clock({
       mode: options.clock ?? "instructions",
-      hostNow: () => performance.now(),
+      hostNow: () => this.#hostNow,
       rtcBase: options.rtcBase ?? 0,
     }, fault);
     this.clock.resume();
-    this.completions = new Completions(this.clock, fault);
+    // Answers of a backend overtake each other, as they do in real time.
+    this.completions = new Completions(
+      new Clock({ mode: "realtime" }, fault),
+      fault,
+    );
     this.interrupts = new Interrupts(trace);
     this.isa = new Isa(this.memory, fault, trace);
     this.pci = new Pci(
@@ -187,7 +219,7 @@ export class TestContext {
       pci: this.pci,
       ports: new Ports(),
       interrupts: this.interrupts,
-      memory: this.memory,
+      memory: metered(this.memory, this.meter),
       clock: this.clock,
       completions: this.completions,
       cpus: this.cpus,
@@ -239,12 +271,93 @@ export class TestContext {
       {
         id: options.id ?? `${plugin.name}${this.#instances.length}`,
         options: options.options as Record<string, string> | undefined,
-        backend: options.backend,
+        backend: "backend" in options
+          ? options.backend
+          : this.#backend(plugin.backend),
       },
     );
     this.#instances.push(instance);
     instance.reset();
     return instance;
+  }
+
+  #backend(
+    kind: keyof Backends | undefined,
+  ): Backends[keyof Backends] | undefined {
+    switch (kind) {
+      case "char": {
+        const made = new TestChar();
+        this.chars.push(made);
+        return made;
+      }
+      case "block": {
+        const made = new TestBlock();
+        this.blocks.push(made);
+        return made;
+      }
+      default:
+        return undefined;
+    }
+  }
+
+  /** The devices, in the order of {@linkcode add}. */
+  get instances(): readonly Instance[] {
+    return this.#instances;
+  }
+
+  /**
+   * The other end of the first character stream.
+   *
+   * @throws {TypeError} When no backend was made for a device.
+   */
+  get char(): TestChar {
+    return there(this.chars, "character");
+  }
+
+  /**
+   * The disk of the first device that has one.
+   *
+   * @throws {TypeError} When no backend was made for a device.
+   */
+  get block(): TestBlock {
+    return there(this.blocks, "block");
+  }
+
+  /**
+   * Drives an ISA interrupt line from outside.
+   *
+   * @param irq 0 to 15.
+   * @param level Its level.
+   */
+  line(irq: number, level: boolean): void {
+    this.#line(irq).set(level);
+  }
+
+  #line(irq: number): IrqLine {
+    let line = this.#lines.get(irq);
+    if (line === undefined) {
+      line = this.interrupts.isaSource(GUEST, irq);
+      this.#lines.set(irq, line);
+    }
+    return line;
+  }
+
+  /**
+   * Drives a PIRQ from outside.
+   *
+   * @param pirq 0 to 7 for PIRQA to PIRQH.
+   * @param level Its level.
+   */
+  pirq(pirq: number, level: boolean): void {
+    if (this.#pirqs[pirq] === level) return;
+    this.#pirqs[pirq] = level;
+    this.interrupts.setPirq(pirq, level, GUEST);
+  }
+
+  /** Resets the bus and every device. */
+  reset(): void {
+    this.pci.reset();
+    for (const instance of this.#instances) instance.reset();
   }
 
   /** Presses the power button. */
@@ -293,26 +406,125 @@ export class TestContext {
     this.store(configAddress(slot, fn, offset), value, size);
   }
 
+  /** Host time in milliseconds; half a nanosecond more makes its conversion exact. */
+  get #hostNow(): number {
+    return this.#hostNs === 0 ? 0 : (this.#hostNs + 0.5) / NS_PER_MS;
+  }
+
+  #moveTo(time: number): void {
+    if (this.clock.mode === "instructions") this.clock.advance(time);
+    else this.#hostNs += Math.max(0, time - this.clock.now());
+  }
+
   /**
    * Lets virtual time pass: timers fire in order, each at its deadline.
    *
    * @param ns Virtual nanoseconds.
+   * @param most Timers that may fire; after so many, time stops early.
+   * @throws {Error} When timers keep firing at one instant.
    */
-  advance(ns: number): void {
+  advance(ns: number, most: number = Infinity): void {
     const end = this.clock.now() + ns;
+    let fired = 0;
+    let atOnce = 0;
     for (;;) {
       const next = this.clock.nextDeadline;
       if (next === undefined || next > end) break;
-      this.clock.advance(next);
+      if (fired++ >= most) return;
+      atOnce = next <= this.clock.now() ? atOnce + 1 : 0;
+      if (atOnce > FIRINGS_AT_ONCE) {
+        throw new Error(
+          `timers fired ${atOnce} times at ${this.clock.now()} ns: expected time to go on`,
+        );
+      }
+      this.#moveTo(next);
       this.clock.fireDue();
     }
-    this.clock.advance(end);
+    this.#moveTo(end);
   }
 
-  /** Waits for host work and delivers its results. */
-  settle(): Promise<void> {
-    return this.completions.drain();
+  /** Waits for host work and delivers its results; what a {@linkcode TestBlock} holds back stays in flight. */
+  async settle(): Promise<void> {
+    if (this.blocks.length === 0) return await this.completions.drain();
+    for (;;) {
+      if (this.completions.count === 0) return;
+      for (let turn = 0; turn < TURNS; turn++) await null;
+      if (!this.completions.run()) return;
+    }
   }
+
+  /**
+   * Pauses the devices as a machine does before it is saved: backends answer what is in flight,
+   * and take output again.
+   *
+   * @throws {Error} When a device does not come to rest.
+   */
+  async pause(): Promise<void> {
+    let paused = false;
+    const done = (async () => {
+      for (const instance of this.#instances) await instance.pause();
+      paused = true;
+    })();
+    if (this.blocks.length === 0) await done;
+    for (let round = 0; !paused || this.completions.count > 0; round++) {
+      if (this.blocks.length === 0) await this.completions.drain();
+      for (const block of this.blocks) block.answerAll();
+      for (let turn = 0; turn < TURNS; turn++) await null;
+      this.completions.run();
+      if (round > ROUNDS) {
+        throw new Error(
+          `the pause does not end: ${this.completions.count} pieces of host work in flight, all answered`,
+        );
+      }
+    }
+    await done;
+    for (const char of this.chars) char.drain();
+  }
+
+  /** Goes on after {@linkcode pause}. */
+  resume(): void {
+    for (const instance of this.#instances) instance.resume();
+  }
+
+  /**
+   * Takes over everything of a paused machine but the state of its devices: memory, time, buses,
+   * and what waits in backends. Devices are restored, and then run, by `restore`.
+   *
+   * @param other A machine with the same devices.
+   * @param restore Restores the devices, while interrupt controllers are not told of levels.
+   */
+  continue(other: TestContext, restore: () => void): void {
+    this.memory.bytes.set(
+      other.memory.bytes.subarray(other.memory.ramBase),
+      this.memory.ramBase,
+    );
+    this.clock.restore(other.clock.save());
+    this.meter.recent = [...other.meter.recent];
+    this.chars.forEach((char, i) => char.continue(other.chars[i]));
+    this.blocks.forEach((block, i) => block.continue(other.blocks[i]));
+    for (const irq of other.#lines.keys()) this.#line(irq);
+    this.interrupts.quietly(() => {
+      this.interrupts.restore(other.interrupts.save());
+      other.#pirqs.forEach((level, pirq) => this.pirq(pirq, level));
+      this.pci.restore(other.pci.save());
+      restore();
+    });
+  }
+
+  /** Ends the machine. */
+  async stop(): Promise<void> {
+    for (const instance of this.#instances) await instance.stop();
+  }
+}
+
+function there<T>(made: T[], kind: string): T {
+  const [first] = made;
+  if (first === undefined) {
+    throw new TypeError(
+      `no ${kind} backend was made: add a device that asks for one, without giving one`,
+    );
+  }
+  return first;
 }
 
 function configAddress(slot: number, fn: number, offset: number): number {

@@ -1,0 +1,215 @@
+/**
+ * Backends for the tests of devices, whose other end the test holds: what a device sends and asks
+ * for is in their journal, and answers come when and in which order the test says.
+ *
+ * @module
+ */
+import type { BlockBackend, CharBackend } from "../plugin.ts";
+
+const SECTOR = 512;
+/** Size of a disk that says none. */
+const DEFAULT_DISK = 256 * SECTOR;
+
+/** A character stream. */
+export class TestChar implements CharBackend {
+  /** Bytes that the device has sent. */
+  readonly sent: number[] = [];
+  #queue: number[] = [];
+  #full = false;
+  #accept: (bytes: Uint8Array) => number = () => 0;
+  #drained: () => void = () => {};
+
+  write(bytes: Uint8Array): boolean {
+    for (const byte of bytes) this.sent.push(byte);
+    return !this.#full;
+  }
+
+  onInput(accept: (bytes: Uint8Array) => number): void {
+    this.#accept = accept;
+  }
+
+  ready(): void {
+    while (this.#queue.length > 0) {
+      const taken = this.#accept(Uint8Array.from(this.#queue));
+      if (taken <= 0) return;
+      this.#queue.splice(0, taken);
+    }
+  }
+
+  onDrain(listener: () => void): void {
+    this.#drained = listener;
+  }
+
+  /**
+   * Input from the other end; what the device does not take now waits for it.
+   *
+   * @param input Text, or bytes.
+   */
+  type(input: string | Iterable<number>): void {
+    const bytes = typeof input === "string"
+      ? new TextEncoder().encode(input)
+      : input;
+    this.#queue.push(...bytes);
+    this.ready();
+  }
+
+  /** The queue is full: the device should hold more from its next byte on. */
+  block(): void {
+    this.#full = true;
+  }
+
+  /** The queue is empty again. */
+  drain(): void {
+    this.#full = false;
+    this.#drained();
+  }
+
+  /** Input that the device has not taken. */
+  get waiting(): readonly number[] {
+    return this.#queue;
+  }
+
+  /**
+   * Takes the place of another one after a restore: the input that waits there waits here, and its
+   * queue for output is empty.
+   *
+   * @param other The backend of the machine that was saved.
+   */
+  continue(other: TestChar): void {
+    this.#queue = [...other.#queue];
+  }
+}
+
+/** A request that waits for its answer. */
+interface Waiting {
+  perform(): void;
+  done(): void;
+  failed(error: Error): void;
+}
+
+/** A disk in memory. */
+export class TestBlock implements BlockBackend {
+  /** What the disk holds. */
+  readonly bytes: Uint8Array;
+  /** What the device has asked for: `write 0x200 512 #1a2b3c4d`. */
+  readonly journal: string[] = [];
+  readonly #waiting: Waiting[] = [];
+  #held = false;
+
+  /**
+   * A disk of zeroes that answers at once.
+   *
+   * @param size Bytes, a multiple of 512; 128 KiB when absent.
+   * @param readOnly Whether writes are refused.
+   */
+  constructor(size: number = DEFAULT_DISK, readonly readOnly: boolean = false) {
+    this.bytes = new Uint8Array(size);
+  }
+
+  get size(): number {
+    return this.bytes.length;
+  }
+
+  #ask(what: string, perform: () => void): Promise<void> {
+    this.journal.push(what);
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const waiting = { perform, done: resolve, failed: reject };
+    if (this.#held) this.#waiting.push(waiting);
+    else {
+      perform();
+      resolve();
+    }
+    return promise;
+  }
+
+  #writable(): void {
+    if (this.readOnly) throw new Error("the disk is read-only");
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    return this.#ask(
+      `read 0x${offset.toString(16)} ${target.length}`,
+      () => target.set(this.bytes.subarray(offset, offset + target.length)),
+    );
+  }
+
+  write(offset: number, source: Uint8Array): Promise<void> {
+    this.#writable();
+    return this.#ask(
+      `write 0x${offset.toString(16)} ${source.length} #${digest(source)}`,
+      () => this.bytes.set(source, offset),
+    );
+  }
+
+  flush(): Promise<void> {
+    return this.#ask("flush", () => {});
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    this.#writable();
+    return this.#ask(`discard 0x${offset.toString(16)} ${length}`, () => {});
+  }
+
+  writeZeroes(offset: number, length: number, unmap: boolean): Promise<void> {
+    this.#writable();
+    return this.#ask(
+      `zero 0x${offset.toString(16)} ${length}${unmap ? " unmap" : ""}`,
+      () => this.bytes.fill(0, offset, offset + length),
+    );
+  }
+
+  /** Requests wait for {@linkcode answer} from now on. */
+  hold(): void {
+    this.#held = true;
+  }
+
+  /** Requests are answered at once from now on, and those that wait, now. */
+  release(): void {
+    this.#held = false;
+    this.answerAll();
+  }
+
+  /** How many requests wait. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /**
+   * Answers one of the requests that wait.
+   *
+   * @param which Its place among them, the oldest being 0; counted around.
+   * @param error Fails it.
+   */
+  answer(which = 0, error?: Error): void {
+    if (this.#waiting.length === 0) return;
+    const at = which % this.#waiting.length;
+    const [request] = this.#waiting.splice(at, 1);
+    if (error !== undefined) request.failed(error);
+    else {
+      request.perform();
+      request.done();
+    }
+  }
+
+  /** Answers all that wait, the oldest first. */
+  answerAll(): void {
+    while (this.#waiting.length > 0) this.answer();
+  }
+
+  /**
+   * Takes the place of another one after a restore: what the disk holds is the same.
+   *
+   * @param other The backend of the machine that was saved.
+   */
+  continue(other: TestBlock): void {
+    this.bytes.set(other.bytes);
+    this.#held = other.#held;
+  }
+}
+
+/** FNV-1a, enough to tell contents apart in a journal. */
+function digest(bytes: Uint8Array): string {
+  let hash = 0x811c9dc5;
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193);
+  return (hash >>> 0).toString(16);
+}
