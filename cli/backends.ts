@@ -8,6 +8,7 @@ import type {
   OptionValue,
   Plugin,
 } from "../core/plugin.ts";
+import { NET_FORMS } from "../host/net/mod.ts";
 import type { ChardevHost } from "../host/chardev/mod.ts";
 
 /** The options that a device has for its kind of backend, beside its own. */
@@ -19,6 +20,12 @@ export const BACKEND_OPTIONS: Readonly<
       type: "string",
       help:
         "the console: stdio, null, file=PATH, unix=PATH or pty (the first device without it has stdio, others null)",
+    },
+  },
+  net: {
+    net: {
+      type: "string",
+      help: `the network: ${NET_FORMS.join(", ")}; none without it`,
     },
   },
   block: {
@@ -123,6 +130,11 @@ export async function openBackend(
     const { openChardev } = await import("../host/chardev/mod.ts");
     const chardev = await openChardev(String(options.backend), id, host);
     return { backend: chardev, close: () => chardev.close() };
+  }
+  if (kind === "net") {
+    const { openNet } = await import("../host/net/mod.ts");
+    const net = await openNet(options, id);
+    return { backend: net, close: () => net.close() };
   }
   const { openBlock } = await import("../host/block/mod.ts");
   const image = await openBlock(options);

@@ -508,12 +508,37 @@ export interface BlockBackend {
   readonly content?: BackendContent;
 }
 
+/** A network as a network card sees it: Ethernet frames, from the destination address to the end of the payload, without the frame check sequence. */
+export interface NetBackend {
+  /**
+   * Takes a frame from the guest, of at most 65,550 bytes; it copies what it keeps. Never blocks.
+   *
+   * @returns False when its queue is full: the frame is not taken, and the card holds it until it is called.
+   */
+  send(frame: Uint8Array): boolean;
+  /**
+   * The card takes frames from the network here. It returns false when it has no room: the backend holds the frame,
+   * and a bounded number after it, until {@linkcode ready}. The frame is valid during the call only.
+   */
+  onReceive(accept: (frame: Uint8Array) => boolean): void;
+  /** The card tells that it has room again. */
+  ready(): void;
+  /** The card is called when the backend can take frames again after {@linkcode send} returned false. */
+  onDrain(listener: () => void): void;
+  /** Whether the cable is in and the other side is there. */
+  readonly link: boolean;
+  /** The card is called when {@linkcode link} changes. */
+  onLink(listener: () => void): void;
+}
+
 /** The backends a device may be given; which one is there follows from the plugin's `backend` kind. */
 export interface Backends {
   /** A character stream. */
   char: CharBackend;
   /** A block image. */
   block: BlockBackend;
+  /** A network. */
+  net: NetBackend;
 }
 
 /** A value for one option of a plugin. */
