@@ -140,7 +140,7 @@ interface Request {
   };
 }
 
-const blkState = schema("virtio-blk", 1, {
+const blkState = schema("virtio-blk", 2, {
   transport: virtioState,
   /** Size of the disk in sectors, which the guest has seen. */
   capacity: u64(),
@@ -149,6 +149,15 @@ const blkState = schema("virtio-blk", 1, {
   inFlight: list(record({ queue: u16(), head: u16() }), {
     max: MAX_IN_FLIGHT,
   }),
+  /** Queues, in rising order, of which the driver has said that they hold requests, and that were not yet found empty. */
+  notified: list(u16({ max: MAX_QUEUES - 1 }), { max: MAX_QUEUES }),
+}, {
+  // Version 1 looked at every queue when the machine went on.
+  1: (old) => {
+    const state = old as { transport: { queues: unknown[] } };
+    const notified = state.transport.queues.map((_, queue) => queue);
+    return { ...state, notified };
+  },
 });
 
 const options = {
@@ -205,6 +214,8 @@ class VirtioBlk implements Device, VirtioModel {
   /** Requests of a restored state that are to be submitted again when the machine runs. */
   #resubmit: { queue: number; head: number }[] = [];
   #writeback = false;
+  /** Queues to look into: a driver may have put a request in a ring and not yet notified, and a pause must not show. */
+  readonly #notified = new Set<number>();
   #holding = false;
   #pumping = false;
 
@@ -244,6 +255,7 @@ class VirtioBlk implements Device, VirtioModel {
     this.#transport.reset();
     this.#writeback = false;
     this.#resubmit = [];
+    this.#notified.clear();
     for (const request of this.#inFlight) request.stale = true;
   }
 
@@ -311,6 +323,7 @@ class VirtioBlk implements Device, VirtioModel {
   }
 
   notify(queue: number): void {
+    this.#notified.add(queue);
     this.#pump(queue);
   }
 
@@ -318,6 +331,7 @@ class VirtioBlk implements Device, VirtioModel {
     this.#resubmit = this.#resubmit.filter((request) =>
       request.queue !== queue
     );
+    this.#notified.delete(queue);
     for (const request of this.#inFlight) {
       if (request.queue === queue) request.stale = true;
     }
@@ -335,6 +349,7 @@ class VirtioBlk implements Device, VirtioModel {
       capacity: BigInt(this.#block.size / SECTOR_SIZE),
       writeback: this.#writeback,
       inFlight: [...this.#resubmit, ...inFlight],
+      notified: [...this.#notified].sort((a, b) => a - b),
     };
   }
 
@@ -360,10 +375,21 @@ class VirtioBlk implements Device, VirtioModel {
       seen.add(name);
     });
     this.#checkOutstanding(state);
+    state.notified.forEach((queue, i) => {
+      const before = i === 0 ? -1 : state.notified[i - 1];
+      if (queue <= before || queue >= this.queueCount) {
+        throw new SchemaError(
+          `notified[${i}]`,
+          `is ${queue}: expected a queue below ${this.queueCount}, and above the one before`,
+        );
+      }
+    });
     restoreTransport();
     for (const request of this.#inFlight) request.stale = true;
     this.#writeback = state.writeback;
     this.#resubmit = state.inFlight;
+    this.#notified.clear();
+    for (const queue of state.notified) this.#notified.add(queue);
   }
 
   /** Every request that was taken from a ring is given back or in flight; only a driver's mistake loses some. */
@@ -383,7 +409,9 @@ class VirtioBlk implements Device, VirtioModel {
   }
 
   #pumpAll(): void {
-    for (let queue = 0; queue < this.queueCount; queue++) this.#pump(queue);
+    for (let queue = 0; queue < this.queueCount; queue++) {
+      if (this.#notified.has(queue)) this.#pump(queue);
+    }
   }
 
   /** Whether another request may be taken. After a reset, one that the host still works on must not meet new ones. */
@@ -400,7 +428,10 @@ class VirtioBlk implements Device, VirtioModel {
     try {
       while (this.#ready) {
         const chain = this.#transport.pop(queue);
-        if (chain === null) break;
+        if (chain === null) {
+          this.#notified.delete(queue);
+          break;
+        }
         this.#submit(queue, chain);
       }
     } finally {

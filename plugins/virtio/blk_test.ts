@@ -724,6 +724,44 @@ Deno.test("requests in flight are submitted again by the machine that is restore
   assertEquals(block.log, ["write 4096", "read 8192", "flush"]);
 });
 
+Deno.test("a pause does not make the disk look for requests of which it was not told", async () => {
+  await using machine = await setUp(disk());
+  const { driver, device } = machine;
+  const ring = driver.start(DEFAULT);
+  request(driver, ring, T.OUT, 0, pattern(512));
+  const state = machine.save();
+  await device.pause();
+  assertEquals(machine.save(), state);
+  device.resume();
+  assertEquals([machine.save(), ring.collect().length], [state, 0]);
+  driver.notify(0);
+  assertEquals(ring.collect().length, 1);
+});
+
+Deno.test("requests of which the disk was told while it was full are taken after a restore", async () => {
+  const block = new GatedBlock();
+  await using machine = await setUp(block);
+  const { driver } = machine;
+  const ring = driver.start(DEFAULT);
+  for (let i = 0; i < 80; i++) request(driver, ring, T.OUT, i, pattern(512));
+  driver.notify(0);
+  const state = machine.save();
+  assertEquals(state.notified, [0]);
+  await using copy = await setUp(disk(), { from: machine });
+  copy.device.resume();
+  await copy.settle();
+  const used = copy.driver.memory.view.getUint16(ring.used + 2, true);
+  assertEquals([used, copy.save().notified], [80, []]);
+  block.open();
+  await machine.settle();
+});
+
+Deno.test("a state of version 1 has every queue looked into", async () => {
+  await using machine = await setUp(disk(), { options: { queues: 2 } });
+  const { notified: _, ...first } = machine.save();
+  assertEquals(virtioBlk.state.migrate(first, 1).notified, [0, 1]);
+});
+
 Deno.test("a state that no driver could have caused is refused, and says where", async () => {
   await using machine = await setUp(new GatedBlock());
   const { driver } = machine;
@@ -765,6 +803,8 @@ Deno.test("a state that no driver could have caused is refused, and says where",
   refuses("inFlight[0]", (s) => s.inFlight[0].queue = 1);
   refuses("inFlight[1]", (s) => s.inFlight.push({ ...s.inFlight[0] }));
   refuses("inFlight", (s) => s.inFlight = []);
+  refuses("notified[0]", (s) => s.notified = [1]);
+  refuses("notified[1]", (s) => s.notified = [0, 0]);
 });
 
 Deno.test("any requests and any bytes in the ring leave the device working or in need of a reset", async () => {
