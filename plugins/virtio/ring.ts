@@ -189,6 +189,15 @@ export class Ring {
   }
 
   /**
+   * Makes requests that were taken last available again: the device could not do them.
+   *
+   * @param count How many.
+   */
+  untake(count: number): void {
+    this.#lastAvail = (this.#lastAvail - count) & 0xffff;
+  }
+
+  /**
    * Reads the request whose first descriptor is `head`.
    *
    * @throws {RingError} If the driver broke a rule.

@@ -216,6 +216,11 @@ export class VirtioPci {
       this.#function.busMaster;
   }
 
+  /** Whether the driver lets the device use its queues. */
+  get running(): boolean {
+    return this.#live;
+  }
+
   /**
    * Takes the next request of a queue.
    *
@@ -235,6 +240,11 @@ export class VirtioPci {
   chain(queue: number, head: number): Chain | null {
     const { ring } = this.#queues[queue];
     return ring === null ? null : this.#guard(queue, () => ring.chain(head));
+  }
+
+  /** Makes requests of a queue that were taken last available again. */
+  untake(queue: number, count: number): void {
+    this.#queues[queue].ring?.untake(count);
   }
 
   /** Gives a request back, with the number of bytes written from the start of its writable buffers. */
