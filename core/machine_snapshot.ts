@@ -12,9 +12,16 @@
 import { irqSchema } from "./bus/irq.ts";
 import { pciSchema } from "./bus/pci.ts";
 import { clockSchema } from "./clock.ts";
-import { checkCpu, restoreCpu } from "./cpu/restored.ts";
+import { checkCpu } from "./cpu/check_saved.ts";
+import { restoreCpu } from "./cpu/restored.ts";
 import { cpuSchema, saveCpu } from "./cpu/saved.ts";
 import type { Machine } from "./machine.ts";
+import { FrozenMemory } from "./memory/freeze.ts";
+import {
+  contentOf,
+  pagesOf,
+  type PageSource,
+} from "../snapshot/memory_image.ts";
 import {
   type Schema,
   schema,
@@ -149,7 +156,7 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
     return schema.migrate(state, version, { path: id });
   };
   const cpuState = state(CPU, cpuSchema);
-  checkCpu(cpuState, CPU);
+  checkCpu(cpuState, CPU, cpu.model);
   const clockState = state(CLOCK, clockSchema);
   const irqState = state(IRQ, irqSchema);
   const pciState = state(PCI, pciSchema);

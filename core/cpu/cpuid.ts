@@ -9,6 +9,7 @@
  *
  * @module
  */
+import { CR4 } from "./state.ts";
 
 /** Where a feature bit is: leaf, subleaf, register (0 EAX, 1 EBX, 2 ECX, 3 EDX), bit. */
 type FeatureBit = readonly [
@@ -361,4 +362,30 @@ export class CpuModel {
         return [0, 0, 0, 0];
     }
   }
+}
+
+/**
+ * The bits of CR4 that a model's features have.
+ *
+ * @param model The model.
+ * @returns Their mask.
+ */
+export function cr4Bits(model: CpuModel): number {
+  let bits = 0;
+  if (model.has("vme")) bits |= CR4.VME | CR4.PVI;
+  if (model.has("tsc")) bits |= CR4.TSD;
+  if (model.has("de")) bits |= CR4.DE;
+  if (model.has("pse")) bits |= CR4.PSE;
+  if (model.has("pae")) bits |= CR4.PAE;
+  if (model.has("mce")) bits |= CR4.MCE;
+  if (model.has("pge")) bits |= CR4.PGE;
+  if (model.has("fxsr")) bits |= CR4.OSFXSR;
+  if (model.has("sse")) bits |= CR4.OSXMMEXCPT;
+  if (model.has("umip")) bits |= CR4.UMIP;
+  if (model.has("fsgsbase")) bits |= CR4.FSGSBASE;
+  if (model.has("pcid")) bits |= CR4.PCIDE;
+  if (model.has("xsave")) bits |= CR4.OSXSAVE;
+  if (model.has("smep")) bits |= CR4.SMEP;
+  if (model.has("smap")) bits |= CR4.SMAP;
+  return bits | CR4.PCE;
 }

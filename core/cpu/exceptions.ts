@@ -86,6 +86,9 @@ export const DR6 = {
 } as const;
 /** DR6 bits that read as ones. */
 export const DR6_FIXED = 0xffff0ff0;
+/** DR6 bits that MOV sets as it is told. */
+export const DR6_WRITABLE = DR6.B0 | DR6.B1 | DR6.B2 | DR6.B3 | DR6.BD |
+  DR6.BS | DR6.BT;
 /** DR7 bits (SDM vol. 3, 17.2.4). */
 export const DR7 = {
   LE: 1 << 8,
@@ -93,6 +96,8 @@ export const DR7 = {
   FIXED: 1 << 10,
   GD: 1 << 13,
 } as const;
+/** DR7 bits that MOV sets as it is told. */
+export const DR7_WRITABLE = 0xffff_23ff;
 
 const ERROR_CODE_VECTORS = (1 << VECTOR.DF) | (1 << VECTOR.TS) |
   (1 << VECTOR.NP) | (1 << VECTOR.SS) |

@@ -100,15 +100,19 @@ const MICROCODE_REVISION = 1n << 32n;
 /** MTRRcap: 8 variable ranges, fixed ranges, write-combining. */
 const MTRR_VARIABLE_RANGES = 8;
 const MTRRCAP = BigInt(MTRR_VARIABLE_RANGES | (1 << 8) | (1 << 10));
-const MTRR_DEF_TYPE_BITS = 0xcffn;
+/** Bits of IA32_MTRR_DEF_TYPE that exist. */
+export const MTRR_DEF_TYPE_BITS = 0xcffn;
 const MTRR_MASK_VALID = 1n << 11n;
 const PHYSICAL_MASK = (1n << BigInt(PHYSICAL_BITS)) - 1n;
 /** Bits of IA32_MISC_ENABLE that software may change: fast strings, CPUID limit, XD disable. */
-const MISC_ENABLE_WRITABLE = 1n | (1n << 3n) | (1n << 16n) | (1n << 18n) |
+export const MISC_ENABLE_WRITABLE = 1n | (1n << 3n) | (1n << 16n) |
+  (1n << 18n) |
   (1n << 22n) | (1n << 34n);
 /** Memory types: UC WC WT WP WB, and UC- in the PAT (SDM vol. 3, table 12-10). */
 const MTRR_TYPES = 0b111_0011;
 const PAT_TYPES = 0b1111_0011;
+/** Bits of an MTRR mask that exist. */
+const MTRR_MASK_BITS = (PHYSICAL_MASK & ~0xfffn) | MTRR_MASK_VALID;
 
 function gp(): never {
   throw new GuestFault(VECTOR.GP, 0);
@@ -120,6 +124,28 @@ function typesOk(value: bigint, permitted: number): boolean {
     if (type > 7 || !((permitted >> type) & 1)) return false;
   }
   return true;
+}
+
+/** Whether IA32_PAT can have a value. */
+export function isPat(value: bigint): boolean {
+  return typesOk(value, PAT_TYPES);
+}
+
+/** Whether a fixed-range MTRR can have a value. */
+export function isFixedMtrr(value: bigint): boolean {
+  return typesOk(value, MTRR_TYPES);
+}
+
+/** Whether IA32_MTRR_PHYSBASE can have a value. */
+export function isMtrrBase(value: bigint): boolean {
+  const type = Number(value & 0xffn);
+  return (value & ~(PHYSICAL_MASK & ~0xf00n)) === 0n && type <= 7 &&
+    ((MTRR_TYPES >> type) & 1) !== 0;
+}
+
+/** Whether IA32_MTRR_PHYSMASK can have a value. */
+export function isMtrrMask(value: bigint): boolean {
+  return (value & ~MTRR_MASK_BITS) === 0n;
 }
 
 /** A register that is a state field and takes any value. */
@@ -243,20 +269,14 @@ function buildTable(): ReadonlyMap<number, Msr> {
       name: `IA32_MTRR_PHYSBASE${i}`,
       feature: "mtrr",
       read: (cpu) => cpu.state.get(base),
-      write: (cpu, value) => {
-        const type = Number(value & 0xffn);
-        if (
-          value & ~(PHYSICAL_MASK & ~0xf00n) || type > 7 ||
-          !((MTRR_TYPES >> type) & 1)
-        ) gp();
-        cpu.state.set(base, value);
-      },
+      write: (cpu, value) =>
+        isMtrrBase(value) ? cpu.state.set(base, value) : gp(),
     });
     add(MSR.MTRR_PHYSBASE0 + i * 2 + 1, {
       ...plain(
         `IA32_MTRR_PHYSMASK${i}`,
         base + 8,
-        (PHYSICAL_MASK & ~0xfffn) | MTRR_MASK_VALID,
+        MTRR_MASK_BITS,
       ),
       feature: "mtrr",
     });
@@ -275,17 +295,14 @@ function buildTable(): ReadonlyMap<number, Msr> {
       feature: "mtrr",
       read: (cpu) => cpu.state.get(OFF.mtrrFixed + i * 8),
       write: (cpu, value) =>
-        typesOk(value, MTRR_TYPES)
-          ? cpu.state.set(OFF.mtrrFixed + i * 8, value)
-          : gp(),
+        isFixedMtrr(value) ? cpu.state.set(OFF.mtrrFixed + i * 8, value) : gp(),
     })
   );
   add(MSR.PAT, {
     name: "IA32_PAT",
     feature: "pat",
     read: (cpu) => cpu.state.get(OFF.pat),
-    write: (cpu, value) =>
-      typesOk(value, PAT_TYPES) ? cpu.state.set(OFF.pat, value) : gp(),
+    write: (cpu, value) => isPat(value) ? cpu.state.set(OFF.pat, value) : gp(),
   });
   add(MSR.MTRR_DEF_TYPE, {
     ...plain("IA32_MTRR_DEF_TYPE", OFF.mtrrDefType, MTRR_DEF_TYPE_BITS),

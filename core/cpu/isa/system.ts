@@ -5,8 +5,15 @@
  * @module
  */
 import type { DynamicFeatures } from "../cpuid.ts";
-import { PHYSICAL_BITS } from "../cpuid.ts";
-import { DR6, DR6_FIXED, DR7, setDebugStatus } from "../exceptions.ts";
+import { cr4Bits, PHYSICAL_BITS } from "../cpuid.ts";
+import {
+  DR6,
+  DR6_FIXED,
+  DR6_WRITABLE,
+  DR7,
+  DR7_WRITABLE,
+  setDebugStatus,
+} from "../exceptions.ts";
 import type { HelperCpu, Insn } from "../helper.ts";
 import { MSR, readMsr, readTsc, writeMsr } from "../msr.ts";
 import { setPdptes } from "../pdpte.ts";
@@ -455,28 +462,6 @@ export function writeCr3(cpu: HelperCpu, value: bigint): void {
   changeMode(cpu, OFF.cr3, value, true);
 }
 
-/** The CR4 bits that the advertised features have. */
-function cr4Bits(cpu: HelperCpu): number {
-  const model = cpu.model;
-  let bits = 0;
-  if (model.has("vme")) bits |= CR4.VME | CR4.PVI;
-  if (model.has("tsc")) bits |= CR4.TSD;
-  if (model.has("de")) bits |= CR4.DE;
-  if (model.has("pse")) bits |= CR4.PSE;
-  if (model.has("pae")) bits |= CR4.PAE;
-  if (model.has("mce")) bits |= CR4.MCE;
-  if (model.has("pge")) bits |= CR4.PGE;
-  if (model.has("fxsr")) bits |= CR4.OSFXSR;
-  if (model.has("sse")) bits |= CR4.OSXMMEXCPT;
-  if (model.has("umip")) bits |= CR4.UMIP;
-  if (model.has("fsgsbase")) bits |= CR4.FSGSBASE;
-  if (model.has("pcid")) bits |= CR4.PCIDE;
-  if (model.has("xsave")) bits |= CR4.OSXSAVE;
-  if (model.has("smep")) bits |= CR4.SMEP;
-  if (model.has("smap")) bits |= CR4.SMAP;
-  return bits | CR4.PCE;
-}
-
 /**
  * Sets CR4.
  *
@@ -486,7 +471,7 @@ export function writeCr4(cpu: HelperCpu, value: bigint): void {
   const state = cpu.state;
   const old = state.get32(OFF.cr4);
   const bits = Number(value & 0xffff_ffffn);
-  if (value >> 32n || bits & ~cr4Bits(cpu)) gp();
+  if (value >> 32n || bits & ~cr4Bits(cpu.model)) gp();
   if (cpu.longMode && !(bits & CR4.PAE)) gp();
   if (
     bits & ~old & CR4.PCIDE && (!cpu.longMode || state.get(OFF.cr3) & CR3_PCID)
@@ -600,10 +585,6 @@ define(
 );
 
 // --- Debug registers -------------------------------------------------------------------------------------------------
-
-const DR6_WRITABLE = DR6.B0 | DR6.B1 | DR6.B2 | DR6.B3 | DR6.BD | DR6.BS |
-  DR6.BT;
-const DR7_WRITABLE = 0xffff_23ff;
 
 /** The register that ModRM.reg names: DR4 and DR5 are DR6 and DR7 unless CR4.DE. @throws {GuestFault} */
 function debugRegister(cpu: HelperCpu, insn: Insn): number {

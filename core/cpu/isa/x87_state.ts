@@ -51,9 +51,9 @@ export const CONDITION_CODES: number = SW.C0 | SW.C2 | SW.C3;
 /** Control word after FNINIT: all exceptions masked, 64 bits, nearest. */
 export const CW_INIT = 0x037f;
 /** Control word bits that can be written: masks, PC, RC and the infinity control that does nothing. */
-const CW_WRITABLE = 0x1f3f;
+export const CW_WRITABLE = 0x1f3f;
 /** Control word bit that always reads as one. */
-const CW_FIXED = 0x0040;
+export const CW_FIXED = 0x0040;
 
 /** Precision by FCW.PC; the reserved encoding acts as 64 bits. */
 const PRECISION: readonly Precision[] = [24, 64, 53, 64];
