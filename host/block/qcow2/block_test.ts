@@ -1,0 +1,148 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import fc from "fast-check";
+import { MachineError } from "../../../core/plugin.ts";
+import { createQcow2, Qcow2Block } from "./mod.ts";
+import {
+  applyAtOnce,
+  assertClean,
+  assertSame,
+  changes,
+  noise,
+  qemuImg,
+  readAll,
+  withFolder,
+} from "./testing.ts";
+
+const KIB = 1024;
+
+Deno.test("createQcow2 makes an empty image that qemu-img accepts", async () => {
+  await withFolder(async (folder) => {
+    for (
+      const [clusterSize, size] of [
+        [512, 512],
+        [512, 64 * KIB * KIB],
+        [4 * KIB, 100 * KIB * KIB + 512],
+        [64 * KIB, 8 * 2 ** 40],
+        [2048 * KIB, 2 ** 50],
+      ]
+    ) {
+      const path = `${folder}/${clusterSize}-${size}.qcow2`;
+      await createQcow2(path, { size, clusterSize });
+      await assertClean(path);
+      const disk = await Qcow2Block.open(path, true);
+      assertEquals(disk.size, size);
+      const last = new Uint8Array(512).fill(1);
+      await disk.read(size - 512, last);
+      assertEquals(last, new Uint8Array(512));
+      await disk.close();
+    }
+  });
+});
+
+Deno.test("createQcow2 does not replace a file", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/disk.qcow2`;
+    await Deno.writeTextFile(path, "mine");
+    await assertRejects(
+      () => createQcow2(path, { size: 512 }),
+      Deno.errors.AlreadyExists,
+    );
+    assertEquals(await Deno.readTextFile(path), "mine");
+  });
+});
+
+Deno.test("a qcow2 image and its overlays behave as an array of bytes, also for qemu-img", async () => {
+  const size = 300 * KIB + 512;
+  const sectors = size / 512;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(512, 4 * KIB, 64 * KIB),
+      fc.constantFrom("none" as const, "raw" as const, "qcow2" as const),
+      fc.array(fc.array(changes(sectors, 200), { maxLength: 8 }), {
+        maxLength: 8,
+      }),
+      (clusterSize, base, batches) =>
+        withFolder(async (folder) => {
+          const path = `${folder}/disk.qcow2`;
+          const model = new Uint8Array(size);
+          let backing: { path: string; format: "raw" | "qcow2" } | undefined;
+          if (base !== "none") {
+            // Shorter than the overlay.
+            const content = noise(200 * KIB, 1);
+            model.set(content);
+            backing = { path: `base.${base}`, format: base };
+            const under = `${folder}/base.${base}`;
+            if (base === "raw") await Deno.writeFile(under, content);
+            else {
+              await createQcow2(under, { size: content.length });
+              const disk = await Qcow2Block.open(under);
+              await disk.write(0, content);
+              await disk.close();
+            }
+          }
+          await createQcow2(path, { size, backing, clusterSize });
+          for (const batch of batches) {
+            const disk = await Qcow2Block.open(path);
+            await applyAtOnce(disk, model, batch);
+            assertSame(await readAll(disk), model);
+            await disk.close();
+          }
+          await assertClean(path);
+          await Deno.writeFile(`${folder}/model`, model);
+          const raw = ["-f", "qcow2", "-F", "raw", path, `${folder}/model`];
+          await qemuImg("compare", ...raw);
+        }),
+    ),
+    { numRuns: 25 },
+  );
+});
+
+Deno.test("an overlay finds its base beside itself, whatever the folder", async () => {
+  await withFolder(async (folder) => {
+    await Deno.mkdir(`${folder}/a/b`, { recursive: true });
+    await Deno.writeFile(`${folder}/a/base.img`, noise(64 * KIB, 7));
+    const path = `${folder}/a/b/top.qcow2`;
+    const backing = { path: "../base.img", format: "raw" } as const;
+    await createQcow2(path, { size: 64 * KIB, backing });
+    await Deno.rename(`${folder}/a`, `${folder}/c`);
+    const disk = await Qcow2Block.open(`${folder}/c/b/top.qcow2`);
+    assertSame(await readAll(disk), noise(64 * KIB, 7));
+    await disk.close();
+  });
+});
+
+Deno.test("an image under itself is refused, and a missing base is named", async () => {
+  await withFolder(async (folder) => {
+    const [a, b, c] = ["a", "b", "c"].map((name) => `${folder}/${name}.qcow2`);
+    const size = 512;
+    const on = (path: string) => ({
+      size,
+      backing: { path, format: "qcow2" as const },
+    });
+    await createQcow2(a, on("b.qcow2"));
+    await createQcow2(b, on(a));
+    await createQcow2(c, on("gone.qcow2"));
+    const loop = await assertRejects(() => Qcow2Block.open(a), MachineError);
+    assert(loop.message.includes("under itself"), loop.message);
+    const gone = await assertRejects(() => Qcow2Block.open(c), MachineError);
+    assert(gone.message.includes(`${folder}/gone.qcow2`), gone.message);
+    assert(gone.message.includes(c), gone.message);
+  });
+});
+
+Deno.test("a read-only qcow2 image refuses writes and leaves the file alone", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/disk.qcow2`;
+    await createQcow2(path, { size: 64 * KIB });
+    const before = await Deno.readFile(path);
+    const disk = await Qcow2Block.open(path, true);
+    const sector = new Uint8Array(512);
+    await assertRejects(() => disk.write(0, sector), Error, "read-only");
+    await assertRejects(() => disk.discard(0, 512), Error, "read-only");
+    await assertRejects(() => disk.writeZeroes(0, 512, true), Error, path);
+    await disk.flush();
+    await disk.close();
+    await assertRejects(() => disk.read(0, sector), Error, "closed");
+    assertEquals(await Deno.readFile(path), before);
+  });
+});
