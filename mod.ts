@@ -36,6 +36,26 @@
 
 export * from "./core/plugin.ts";
 export * from "./snapshot/schema.ts";
+export { fromJson } from "./snapshot/json.ts";
+export {
+  createTestContext,
+  type DeviceUnderTest,
+  type ObservedAccess,
+  TestContext,
+  type TestContextOptions,
+  TestCpu,
+} from "./core/testing/context.ts";
+export { TestBlock, TestChar, TestNet } from "./core/testing/backends.ts";
+export {
+  type Companion,
+  type GoldenComponent,
+  type GoldenSnapshot,
+  goldenSnapshot,
+  RoundTripError,
+  type Scenario,
+  type ScenarioStep,
+  testPlugin,
+} from "./core/testing/test_plugin.ts";
 export {
   type BootOptions,
   Machine,
@@ -53,6 +73,7 @@ export {
 } from "./core/device_spec.ts";
 export { parseOptions, parseSize } from "./core/device_options.ts";
 export { type Owner, PluginError, type TraceSinks } from "./core/fault.ts";
+export type { AnyPlugin, InstanceOptions } from "./core/instance.ts";
 export {
   BootError,
   type BootFile,

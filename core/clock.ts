@@ -207,7 +207,11 @@ export class Clock {
         }
         this.#remove(entry);
         if (deadline === Infinity) return;
-        entry.deadline = Math.max(0, Math.ceil(deadline));
+        // Time ends at 2^53: what is armed beyond it never fires, and can still be saved.
+        entry.deadline = Math.min(
+          Math.max(0, Math.ceil(deadline)),
+          Number.MAX_SAFE_INTEGER,
+        );
         entry.sequence = ++this.#sequence;
         this.#insert(entry);
         if (entry.index === 0) this.onEarlier(entry.deadline);

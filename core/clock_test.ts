@@ -133,3 +133,17 @@ Deno.test("Clock restores the time that it saved", () => {
     "expected nanoseconds below 2^53",
   );
 });
+
+Deno.test("a timer that is armed beyond the end of time can be saved and restored", () => {
+  const clock = new Clock({ mode: "instructions" }, (error) => {
+    throw error;
+  });
+  clock.advance(5);
+  const timer = clock.timer({ id: "t", plugin: "t" }, () => {});
+  timer.armAt(2 ** 60);
+  const saved = timer.save();
+  assertEquals(saved, { remaining: Number.MAX_SAFE_INTEGER - 5 });
+  clock.advance(10);
+  timer.restore(saved);
+  assertEquals(timer.deadline, Number.MAX_SAFE_INTEGER);
+});

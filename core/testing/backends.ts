@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { BlockBackend, CharBackend } from "../plugin.ts";
+import type { BlockBackend, CharBackend, NetBackend } from "../plugin.ts";
 
 const SECTOR = 512;
 /** Size of a disk that says none. */
@@ -204,6 +204,85 @@ export class TestBlock implements BlockBackend {
   continue(other: TestBlock): void {
     this.bytes.set(other.bytes);
     this.#held = other.#held;
+  }
+}
+
+/** A network of which the test is the other end. */
+export class TestNet implements NetBackend {
+  /** Frames that the card has sent, the same text for the same content: `60 #1a2b3c4d`. */
+  readonly sent: string[] = [];
+  #queue: Uint8Array[] = [];
+  #full = false;
+  #link = true;
+  #accept: (frame: Uint8Array) => boolean = () => false;
+  #drained: () => void = () => {};
+  #linkChanged: () => void = () => {};
+
+  send(frame: Uint8Array): boolean {
+    if (this.#full) return false;
+    this.sent.push(`${frame.length} #${digest(frame)}`);
+    return true;
+  }
+
+  onReceive(accept: (frame: Uint8Array) => boolean): void {
+    this.#accept = accept;
+  }
+
+  ready(): void {
+    while (this.#queue.length > 0) {
+      if (!this.#accept(this.#queue[0])) return;
+      this.#queue.shift();
+    }
+  }
+
+  onDrain(listener: () => void): void {
+    this.#drained = listener;
+  }
+
+  get link(): boolean {
+    return this.#link;
+  }
+
+  /** Plugs the cable in or pulls it. */
+  set link(link: boolean) {
+    if (link === this.#link) return;
+    this.#link = link;
+    this.#linkChanged();
+  }
+
+  onLink(listener: () => void): void {
+    this.#linkChanged = listener;
+  }
+
+  /**
+   * A frame from the network; it waits while the card has no room.
+   *
+   * @param frame The frame.
+   */
+  receive(frame: Uint8Array): void {
+    this.#queue.push(frame.slice());
+    this.ready();
+  }
+
+  /** The queue is full: frames are not taken. */
+  block(): void {
+    this.#full = true;
+  }
+
+  /** The queue is empty again. */
+  drain(): void {
+    this.#full = false;
+    this.#drained();
+  }
+
+  /**
+   * Takes the place of another one after a restore: frames that wait there wait here.
+   *
+   * @param other The backend of the machine that was saved.
+   */
+  continue(other: TestNet): void {
+    this.#queue = [...other.#queue];
+    this.#link = other.#link;
   }
 }
 

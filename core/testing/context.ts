@@ -12,9 +12,14 @@ import { Ports } from "../bus/ports.ts";
 import { Clock, type ClockMode } from "../clock.ts";
 import { Completions } from "../completions.ts";
 import type { PluginError, TraceSinks } from "../fault.ts";
-import { type AnyPlugin, Instance, type Surroundings } from "../instance.ts";
+import {
+  type AnyPlugin,
+  Instance,
+  type InstanceOptions,
+  type Surroundings,
+} from "../instance.ts";
 import { GuestMemory } from "../memory/memory.ts";
-import { TestBlock, TestChar } from "./backends.ts";
+import { TestBlock, TestChar, TestNet } from "./backends.ts";
 import { Meter, metered } from "./metered.ts";
 import type {
   AccessSize,
@@ -67,10 +72,23 @@ export interface TestContextOptions<
   recordMessages?: boolean;
 }
 
+/** An access that a test made. */
+export interface ObservedAccess {
+  /** I/O ports, or memory. */
+  kind: "ports" | "memory";
+  /** Port or physical address. */
+  address: number;
+  /** Bytes. */
+  size: AccessSize;
+  /** What was written; absent for a read. */
+  value?: number;
+}
+
 /** A vCPU that only records what is done to it. */
 export class TestCpu implements CpuPort {
   /** The calls: `nmi`, `init`, `startup 8`, `interrupt`. */
   readonly calls: string[] = [];
+  readonly #clock: Clock;
   readonly #msrs: { first: number; count: number; handler: MsrHandler }[] = [];
 
   /**
@@ -78,8 +96,12 @@ export class TestCpu implements CpuPort {
    *
    * @param index 0 for the bootstrap processor.
    * @param clock Virtual time: the TSC counts nanoseconds.
+   *
+   * @internal
    */
-  constructor(readonly index: number, readonly clock: Clock) {}
+  constructor(readonly index: number, clock: Clock) {
+    this.#clock = clock;
+  }
 
   claimMsrs(first: number, count: number, handler: MsrHandler): void {
     this.#msrs.push({ first, count, handler });
@@ -123,26 +145,54 @@ export class TestCpu implements CpuPort {
     this.calls.push(`startup ${page}`);
   }
   readTsc(): bigint {
-    return BigInt(this.clock.now());
+    return BigInt(this.#clock.now());
   }
   tscToTime(value: bigint): number {
     return Number(value);
   }
 }
 
-/** A device among real buses. */
+/**
+ * A device among real buses. A test accesses it as a guest does, with `in`, `out`, `load`, `store`, `configRead` and
+ * `configWrite`; `memory` is guest memory (its methods are those of {@linkcode DmaMemory}), and `clock.now()` virtual
+ * time, which {@linkcode TestContext.advance} lets pass.
+ */
 export class TestContext {
-  /** Guest memory. */
+  /**
+   * Guest memory.
+   *
+   * @internal
+   */
   readonly memory: GuestMemory;
-  /** Ports and fixed memory. */
+  /**
+   * Ports and fixed memory.
+   *
+   * @internal
+   */
   readonly isa: Isa;
-  /** PCI bus 0. */
+  /**
+   * PCI bus 0.
+   *
+   * @internal
+   */
   readonly pci: Pci;
-  /** Interrupt wires. */
+  /**
+   * Interrupt wires.
+   *
+   * @internal
+   */
   readonly interrupts: Interrupts;
-  /** Virtual time. */
+  /**
+   * Virtual time.
+   *
+   * @internal
+   */
   readonly clock: Clock;
-  /** Host work in flight. */
+  /**
+   * Host work in flight.
+   *
+   * @internal
+   */
   readonly completions: Completions;
   /** The vCPU. */
   readonly cpus: TestCpu[];
@@ -158,12 +208,29 @@ export class TestContext {
   readonly logged: string[] = [];
   /** Errors of handlers, with `keepFaults`. */
   readonly faults: PluginError[] = [];
-  /** What devices do with guest memory. */
+  /**
+   * What devices do with guest memory.
+   *
+   * @internal
+   */
   readonly meter: Meter = new Meter();
   /** Character backends that were made for devices. */
   readonly chars: TestChar[] = [];
   /** Block backends that were made for devices. */
   readonly blocks: TestBlock[] = [];
+  /** Network backends that were made for devices. */
+  readonly nets: TestNet[] = [];
+  readonly #watchers: ((access: ObservedAccess) => void)[] = [];
+  readonly #recorder: LocalApic = {
+    id: TEST_LOCAL_APIC_ID,
+    matches: () => true,
+    accept: (message) => void this.messages.push(message),
+    pending: () => false,
+    acknowledge: () => -1,
+    taskPriority: 0,
+    arbitrationPriority: 0,
+    setExternalInterrupt: () => {},
+  };
   readonly #lines = new Map<number, IrqLine>();
   readonly #pirqs: boolean[] = Array(PIRQS).fill(false);
   /** Host time in nanoseconds: the test's own. */
@@ -211,7 +278,7 @@ export class TestContext {
     this.interrupts.onIsaIrq((irq, level) => this.isaEvents.push([irq, level]));
     this.interrupts.onGsi((gsi, level) => this.gsiEvents.push([gsi, level]));
     if (options.recordMessages !== false) {
-      this.interrupts.registerLocalApic(0, this.#recorder());
+      this.interrupts.registerLocalApic(0, this.#recorder);
     }
     this.cpus = [new TestCpu(0, this.clock)];
     this.#around = {
@@ -237,17 +304,9 @@ export class TestContext {
     };
   }
 
-  #recorder(): LocalApic {
-    return {
-      id: TEST_LOCAL_APIC_ID,
-      matches: () => true,
-      accept: (message) => void this.messages.push(message),
-      pending: () => false,
-      acknowledge: () => -1,
-      taskPriority: 0,
-      arbitrationPriority: 0,
-      setExternalInterrupt: () => {},
-    };
+  /** Whether messages on the APIC bus are recorded: no device is the local APIC. */
+  get recordsMessages(): boolean {
+    return this.interrupts.localApic(0) === this.#recorder;
   }
 
   /**
@@ -256,6 +315,8 @@ export class TestContext {
    * @param plugin Its plugin.
    * @param options What it is made from.
    * @returns The device.
+   *
+   * @internal
    */
   add<
     S extends Record<string, OptionSpec>,
@@ -265,17 +326,29 @@ export class TestContext {
     plugin: Plugin<S, T, B>,
     options: TestContextOptions<S, B> = {},
   ): Instance {
-    const instance = new Instance(
-      plugin as unknown as AnyPlugin,
-      this.#around,
-      {
-        id: options.id ?? `${plugin.name}${this.#instances.length}`,
-        options: options.options as Record<string, string> | undefined,
-        backend: "backend" in options
-          ? options.backend
-          : this.#backend(plugin.backend),
-      },
-    );
+    const { id, options: given } = options;
+    return this.addAny(plugin as unknown as AnyPlugin, {
+      ...(id === undefined ? {} : { id }),
+      options: given as InstanceOptions["options"],
+      ...("backend" in options ? { backend: options.backend } : {}),
+    });
+  }
+
+  /**
+   * Adds a device of a plugin whose types are not known, created and reset.
+   *
+   * @param plugin Its plugin.
+   * @param made What it is made from.
+   * @returns The device.
+   *
+   * @internal
+   */
+  addAny(plugin: AnyPlugin, made: Partial<InstanceOptions> = {}): Instance {
+    const instance = new Instance(plugin, this.#around, {
+      id: `${plugin.name}${this.#instances.length}`,
+      ...("backend" in made ? {} : { backend: this.#backend(plugin.backend) }),
+      ...made,
+    });
     this.#instances.push(instance);
     instance.reset();
     return instance;
@@ -295,12 +368,21 @@ export class TestContext {
         this.blocks.push(made);
         return made;
       }
+      case "net": {
+        const made = new TestNet();
+        this.nets.push(made);
+        return made;
+      }
       default:
         return undefined;
     }
   }
 
-  /** The devices, in the order of {@linkcode add}. */
+  /**
+   * The devices, in the order of {@linkcode add}.
+   *
+   * @internal
+   */
   get instances(): readonly Instance[] {
     return this.#instances;
   }
@@ -324,6 +406,15 @@ export class TestContext {
   }
 
   /**
+   * The network of the first card.
+   *
+   * @throws {TypeError} When no backend was made for a device.
+   */
+  get net(): TestNet {
+    return there(this.nets, "network");
+  }
+
+  /**
    * Drives an ISA interrupt line from outside.
    *
    * @param irq 0 to 15.
@@ -340,6 +431,17 @@ export class TestContext {
       this.#lines.set(irq, line);
     }
     return line;
+  }
+
+  /**
+   * Makes the sources of the lines that were driven in another machine.
+   *
+   * @param sources The saved sources.
+   */
+  driveLines(sources: readonly { owner: string; irq: number }[]): void {
+    for (const { owner, irq } of sources) {
+      if (owner === GUEST.id) this.#line(irq);
+    }
   }
 
   /**
@@ -365,23 +467,40 @@ export class TestContext {
     for (const listener of this.#powerButton) listener();
   }
 
+  /**
+   * Watches what a test does through {@linkcode in}, {@linkcode out}, {@linkcode load} and {@linkcode store}.
+   *
+   * @param watcher Called with each access.
+   */
+  watchAccesses(watcher: (access: ObservedAccess) => void): void {
+    this.#watchers.push(watcher);
+  }
+
+  #observe(access: ObservedAccess): void {
+    for (const watcher of this.#watchers) watcher(access);
+  }
+
   /** `IN`. */
   in(port: number, size: AccessSize = 1): number {
+    this.#observe({ kind: "ports", address: port, size });
     return this.isa.read(port, size);
   }
 
   /** `OUT`. */
   out(port: number, value: number, size: AccessSize = 1): void {
+    this.#observe({ kind: "ports", address: port, size, value });
     this.isa.write(port, size, value);
   }
 
   /** A load from a physical address that a device answers. */
   load(address: number, size: AccessSize = 4): number {
+    this.#observe({ kind: "memory", address, size });
     return this.memory.mmioRead(address, size);
   }
 
   /** A store to a physical address that a device answers. */
   store(address: number, value: number, size: AccessSize = 4): void {
+    this.#observe({ kind: "memory", address, size, value });
     this.memory.mmioWrite(address, size, value);
   }
 
@@ -479,6 +598,7 @@ export class TestContext {
     }
     await done;
     for (const char of this.chars) char.drain();
+    for (const net of this.nets) net.drain();
   }
 
   /** Goes on after {@linkcode pause}. */
@@ -502,7 +622,8 @@ export class TestContext {
     this.meter.recent = [...other.meter.recent];
     this.chars.forEach((char, i) => char.continue(other.chars[i]));
     this.blocks.forEach((block, i) => block.continue(other.blocks[i]));
-    for (const irq of other.#lines.keys()) this.#line(irq);
+    this.nets.forEach((net, i) => net.continue(other.nets[i]));
+    this.driveLines(other.interrupts.save().sources);
     this.interrupts.quietly(() => {
       this.interrupts.restore(other.interrupts.save());
       other.#pirqs.forEach((level, pirq) => this.pirq(pirq, level));
@@ -535,7 +656,11 @@ function configAddress(slot: number, fn: number, offset: number): number {
 export interface DeviceUnderTest<T> {
   /** The surroundings. */
   readonly machine: TestContext;
-  /** The device. */
+  /**
+   * The device.
+   *
+   * @internal
+   */
   readonly instance: Instance;
   /** Its state, validated by its schema. */
   save(): T;

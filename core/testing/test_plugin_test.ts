@@ -21,7 +21,7 @@ function blinker(whole: boolean) {
     }),
     create(ctx) {
       let count = 0;
-      const timer = ctx.clock.timer(() => void count++);
+      const timer = ctx.clock.timer(() => void (count = count + 1 & 0xff));
       ctx.isa.claimPorts(PORT, 1, {
         read: () => count,
         write: (_port, _size, value) => timer.armAt(ctx.clock.now() + value),
