@@ -30,6 +30,7 @@ export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
   ahci: loader(() => import("./ahci/ahci.ts")),
   "ahci-hd": loader(() => import("./ahci/hd.ts")),
   "ahci-cd": loader(() => import("./ahci/cd.ts")),
+  e1000: loader(() => import("./e1000/e1000.ts")),
   "virtio-net": loader(() => import("./virtio/net.ts")),
   "virtio-blk": loader(() => import("./virtio/blk.ts")),
 };
