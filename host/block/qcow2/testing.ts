@@ -1,5 +1,6 @@
 // For the tests of qcow2 images: qemu-img as the reference, and random requests against an array.
 
+import { Buffer } from "node:buffer";
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { BlockImage } from "../types.ts";
@@ -191,8 +192,8 @@ export async function readAll(disk: BlockImage): Promise<Uint8Array> {
 /** Whether two arrays have the same bytes; without the difference, which would be long. */
 export function assertSame(actual: Uint8Array, expected: Uint8Array): void {
   assertEquals(actual.length, expected.length);
+  if (Buffer.compare(actual, expected) === 0) return;
   const at = actual.findIndex((byte, i) => byte !== expected[i]);
-  if (at === -1) return;
   throw new Error(
     `byte ${at} (sector ${at >> 9}) is ${actual[at]}: expected ${expected[at]}`,
   );
