@@ -3,12 +3,12 @@
 import { Command } from "@cliffy/command";
 import type { SnapshotReader } from "../snapshot/container.ts";
 import { fromManifestOptions } from "../snapshot/container.ts";
+import { differingPages } from "../snapshot/compare.ts";
 import { PAGE_BYTES } from "../snapshot/memory_image.ts";
 import { toJson } from "../snapshot/schema.ts";
 import { EXIT_DONE, EXIT_FAILED } from "./errors.ts";
 import { openSnapshot, planSnapshot } from "./snapshots.ts";
 
-const REGIONS = ["ram", "rom"] as const;
 /** Longer texts are cut off in what people read. */
 const MAX_TEXT = 72;
 
@@ -42,7 +42,7 @@ function asJson(reader: SnapshotReader): unknown {
       state: toJson(state),
     })),
     memory: Object.fromEntries(
-      REGIONS.map((region) => [region, {
+      reader.regions.map((region) => [region, {
         bytes: reader.bytes(region),
         storedPages: reader.storedPages(region),
       }]),
@@ -82,6 +82,19 @@ function asText(reader: SnapshotReader): string {
       reader.storedPages("ram")
     } distinct pages; clock ${manifest.clock}; cpu ${manifest.cpuModel}`,
   ];
+  if (manifest.parent !== null) {
+    lines.push(
+      `builds on ${manifest.parent.path}, hash ${manifest.parent.hash}`,
+    );
+  }
+  for (const region of reader.regions) {
+    if (region === "ram") continue;
+    lines.push(
+      `${region} ${reader.bytes(region)} bytes, ${
+        reader.storedPages(region)
+      } distinct pages`,
+    );
+  }
   for (const { id, plugin, version, specifier } of manifest.devices) {
     lines.push(`device ${id}: ${plugin} ${version} from ${specifier}`);
   }
@@ -114,35 +127,12 @@ function differences(a: SnapshotReader, b: SnapshotReader): string[] {
 async function pageDifferences(
   a: SnapshotReader,
   b: SnapshotReader,
-  region: typeof REGIONS[number],
+  region: string,
 ): Promise<string[]> {
-  const size = Math.max(a.bytes(region), b.bytes(region));
-  const load = async (reader: SnapshotReader) => {
-    const bytes = new Uint8Array(size);
-    await reader.readMemory(region, bytes.subarray(0, reader.bytes(region)));
-    return new Uint32Array(bytes.buffer);
-  };
-  const left = await load(a);
-  const right = await load(b);
-  const words = PAGE_BYTES / 4;
-  const lines: string[] = [];
-  const differs = (page: number) => {
-    for (let i = page * words; i < (page + 1) * words; i++) {
-      if (left[i] !== right[i]) return true;
-    }
-    return false;
-  };
-  const pages = size / PAGE_BYTES;
-  for (let page = 0; page < pages; page++) {
-    if (!differs(page)) continue;
-    const first = page;
-    while (page + 1 < pages && differs(page + 1)) page++;
-    const hex = (n: number) => `0x${(n * PAGE_BYTES).toString(16)}`;
-    lines.push(
-      `${region}: ${hex(first)} to ${hex(page + 1)}, ${page + 1 - first} pages`,
-    );
-  }
-  return lines;
+  const hex = (page: number) => `0x${(page * PAGE_BYTES).toString(16)}`;
+  return (await differingPages(a, b, region)).map(({ first, pages }) =>
+    `${region}: ${hex(first)} to ${hex(first + pages)}, ${pages} pages`
+  );
 }
 
 /**
@@ -180,7 +170,7 @@ export function diffCommand(setExitCode: (code: number) => void) {
       const lines = await using(first, (a) =>
         using(second, async (b) => {
           const found = differences(a, b);
-          for (const region of REGIONS) {
+          for (const region of new Set([...a.regions, ...b.regions])) {
             found.push(...await pageDifferences(a, b, region));
           }
           return found;
@@ -203,11 +193,9 @@ export function checkCommand(setExitCode: (code: number) => void) {
     .option("--dev <spec:string>", "Backends: ID:key=value…", { collect: true })
     .action(async ({ dev }, file) => {
       const blockers = await using(file, async (reader) => {
-        for (const region of REGIONS) {
-          await reader.readMemory(
-            region,
-            new Uint8Array(reader.bytes(region)),
-          );
+        for (const region of reader.regions) {
+          // What is read is not kept: it can be read.
+          await reader.readBlocks(region, () => {});
         }
         return (await planSnapshot(reader, dev ?? [])).blockers;
       }).catch((error: Error) => [error.message]);

@@ -101,11 +101,3 @@ Deno.test("what is no snapshot is refused", async () => {
     }
   });
 });
-
-Deno.test("--snapshot refuses a disk that it could not hold", async () => {
-  const { code, stderr } = await diapause(
-    ...["--dev", "virtio-blk", "--snapshot", "never-written"],
-  );
-  assertEquals(code, 1);
-  assertStringIncludes(stderr, "has a scratch disk in memory");
-});

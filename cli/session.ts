@@ -32,7 +32,6 @@ import {
   openSnapshot,
   planSnapshot,
   restoreSnapshot,
-  saveBlockers,
   saveSnapshot,
 } from "./snapshots.ts";
 import { openTrace } from "./trace.ts";
@@ -171,6 +170,9 @@ function conclude(
     case "plugin-error":
       note(result.error.message);
       return EXIT_FAILED;
+    case "memory-lost":
+      note(`memory cannot be loaded: ${reason(result.error)}`);
+      return EXIT_FAILED;
   }
   if (exec === undefined) return EXIT_DONE;
   if (exec.status !== undefined) return exec.status;
@@ -259,10 +261,6 @@ export async function run(options: RunOptions): Promise<number> {
       devices = found.devices;
     }
     const { snapshot: target } = options;
-    if (target !== undefined) {
-      const blockers = saveBlockers(devices);
-      if (blockers.length > 0) throw new CliError(blockers.join("; "));
-    }
     const guest = snapshot === undefined
       ? await chooseGuest(options)
       : undefined;

@@ -1,13 +1,15 @@
 // Snapshot files on the command line: saving a machine, planning one from a file, restoring it.
 
+import { basename, dirname, join, relative, resolve } from "node:path";
 import {
   checkManifest,
+  type RestoredMachine,
   restoreFile,
   writeMachine,
 } from "../core/machine_file.ts";
 import type { DeviceSpec } from "../core/device_spec.ts";
 import { parseDeviceSpecs } from "../core/device_spec.ts";
-import type { Machine } from "../core/machine.ts";
+import type { Baseline, Machine } from "../core/machine.ts";
 import { parseOptions } from "../core/device_options.ts";
 import type { OptionValue } from "../core/plugin.ts";
 import denoConfig from "../deno.json" with { type: "json" };
@@ -32,26 +34,47 @@ import type { PlannedDevice } from "./setup.ts";
 export interface OpenSnapshot {
   /** Its content. */
   reader: SnapshotReader;
-  /** Closes the file. */
+  /** The file and those that it builds on, as absolute paths. */
+  files: string[];
+  /** Closes the files. */
   close(): void;
 }
 
 /**
- * Opens a snapshot and checks it, pages aside.
+ * Opens a snapshot, and those that it builds on, and checks it, pages aside.
  *
  * @param path The file.
  * @returns The snapshot.
  * @throws {CliError} When it cannot be read or is damaged.
  */
 export async function openSnapshot(path: string): Promise<OpenSnapshot> {
-  let file: SourceFile | undefined;
+  const files: string[] = [];
+  const sources: SourceFile[] = [];
+  const open = async (file: string) => {
+    const source = await openSource(file);
+    sources.push(source);
+    files.push(await Deno.realPath(file));
+    return source;
+  };
+  const close = () => sources.forEach((source) => source.close());
+  const openParent = async (relativePath: string) => {
+    const file = resolve(dirname(files.at(-1)!), relativePath);
+    try {
+      return await open(file);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      throw new SnapshotError(
+        `there is no file "${file}": put it back, or use a snapshot that builds on none`,
+      );
+    }
+  };
   try {
-    const source = await openSource(path);
-    file = source;
-    const reader = await SnapshotReader.open(source, zstd);
-    return { reader, close: () => source.close() };
+    const reader = await SnapshotReader.open(await open(path), zstd, {
+      openParent,
+    });
+    return { reader, files, close };
   } catch (cause) {
-    file?.close();
+    close();
     throw snapshotFailure(`cannot open the snapshot "${path}"`, cause);
   }
 }
@@ -168,73 +191,105 @@ export async function planSnapshot(
   return { devices, blockers };
 }
 
+/** How {@linkcode restoreSnapshot} restores. */
+export interface RestoreChoice {
+  /** Lets the guest run at once; the file stays open until everything is loaded. */
+  lazy?: boolean;
+  /** Told the blocks of memory that are read, and all of them. */
+  onProgress?: (done: number, total: number) => void;
+}
+
 /**
  * Restores a snapshot into a new machine.
  *
  * @param machine The machine, made from its manifest.
  * @param reader The snapshot.
- * @param path The file, for messages.
+ * @param path The file.
+ * @param choice How.
+ * @returns When the file is not needed any more.
  * @throws {CliError} When it does not fit.
  */
 export async function restoreSnapshot(
   machine: Machine,
   reader: SnapshotReader,
   path: string,
-): Promise<void> {
+  choice: RestoreChoice = {},
+): Promise<RestoredMachine> {
   try {
-    await restoreFile(machine, reader);
+    const name = await Deno.realPath(path);
+    return await restoreFile(machine, reader, { ...choice, name });
   } catch (cause) {
     throw snapshotFailure(`cannot restore "${path}"`, cause);
   }
 }
 
-/**
- * What keeps devices out of a snapshot.
- *
- * @param devices The devices.
- * @returns A line each; none when a snapshot can be taken.
- */
-export function saveBlockers(devices: readonly PlannedDevice[]): string[] {
-  return devices.flatMap(({ id, plugin, options }) =>
-    plugin.backend === "block" && options.backend.image === undefined
-      ? [
-        `device "${id}" has a scratch disk in memory, which no snapshot holds: give it image=PATH`,
-      ]
-      : []
-  );
+/** How {@linkcode saveSnapshot} saves. */
+export interface SaveChoice {
+  /** Leaves out the pages that are as in the last snapshot, on which the new one then builds. */
+  incremental?: boolean;
+  /** Told when the machine runs on, with the milliseconds that this took. */
+  onTaken?: (pause: number) => void;
+  /** Told the pages that are done, and all of them. */
+  onProgress?: (done: number, total: number) => void;
+}
+
+/** The path of what a new snapshot builds on, from its folder, after checking that it is there and stays there. */
+async function pathToParent(
+  baseline: Baseline,
+  target: string,
+): Promise<string> {
+  const { reader, files, close } = await openSnapshot(baseline.name);
+  close();
+  if (reader.hash !== baseline.hash) {
+    throw new CliError(
+      `"${baseline.name}", the last snapshot, has changed since: take a full one`,
+    );
+  }
+  if (files.includes(target)) {
+    throw new CliError(
+      `it would build on "${target}" and replace it: give it another name`,
+    );
+  }
+  return relative(dirname(target), baseline.name);
 }
 
 /**
- * Saves a machine to a file; pauses it meanwhile.
+ * Saves a machine to a file; a machine that runs stands still only while its state is taken.
  *
  * @param machine The machine.
  * @param devices Its devices.
  * @param path The file.
+ * @param choice How.
  * @throws {CliError} When it cannot be written.
  */
 export async function saveSnapshot(
   machine: Machine,
   devices: readonly PlannedDevice[],
   path: string,
+  choice: SaveChoice = {},
 ): Promise<void> {
-  const wasPaused = machine.paused;
-  await machine.pause();
+  const backends = new Map<string, Record<string, OptionValue>>(
+    devices.flatMap(({ id, plugin, options }) =>
+      plugin.backend === undefined ? [] : [[id, options.backend]]
+    ),
+  );
+  const { incremental, onTaken, onProgress } = choice;
   try {
-    const backends = new Map<string, Record<string, OptionValue>>(
-      devices.flatMap(({ id, plugin, options }) =>
-        plugin.backend === undefined ? [] : [[id, options.backend]]
-      ),
-    );
-    await writeWhole(path, (sink) =>
-      writeMachine(machine, {
-        sink,
-        codec: zstd,
-        producer: `diapause ${denoConfig.version}`,
-        backends,
-      }));
+    const folder = await Deno.realPath(dirname(resolve(path)));
+    const target = join(folder, basename(path));
+    await writeMachine(machine, {
+      file: (write) => writeWhole(target, write),
+      name: target,
+      parent: incremental
+        ? (baseline) => pathToParent(baseline, target)
+        : undefined,
+      codec: zstd,
+      producer: `diapause ${denoConfig.version}`,
+      backends,
+      onTaken,
+      onProgress,
+    });
   } catch (cause) {
     throw snapshotFailure(`cannot save to "${path}"`, cause);
-  } finally {
-    if (!wasPaused) machine.resume();
   }
 }

@@ -35,10 +35,13 @@ import {
   type OptionValue,
 } from "./plugin.ts";
 import {
+  isOwnId,
   type MachineState,
   restoreMachine,
   saveMachine,
+  type SessionPart,
 } from "./machine_snapshot.ts";
+import { EventLoopTurn } from "./event_loop.ts";
 import { hashMachine } from "./state_hash.ts";
 
 /** I/O ports from which BARs are given. */
@@ -159,30 +162,6 @@ export type RunResult =
   /** The vCPU has retired `maxInstructions`. */
   | { reason: "instructions" };
 
-/** A macrotask of the event loop, in microseconds where `setTimeout` takes milliseconds. */
-class EventLoopYield {
-  readonly #channel = new MessageChannel();
-  #resolve: () => void = () => {};
-
-  constructor() {
-    this.#channel.port1.onmessage = () => this.#resolve();
-  }
-
-  /** Resolves after the event loop has served what is ready. */
-  wait(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#resolve = resolve;
-      this.#channel.port2.postMessage(0);
-    });
-  }
-
-  /** Lets the process end. */
-  close(): void {
-    this.#channel.port1.close();
-    this.#channel.port2.close();
-  }
-}
-
 /** A snapshot that pages with the flag CLEAN are in. */
 export interface Baseline {
   /** What the host calls it: the path of its file. */
@@ -231,6 +210,8 @@ export class Machine {
    * @internal
    */
   readonly cpu: Cpu;
+  /** What the program around the machine keeps in its snapshots. */
+  session: SessionPart | undefined;
   readonly #completions: Completions;
   readonly #instances: Instance[] = [];
   readonly #options: MachineOptions;
@@ -368,6 +349,11 @@ export class Machine {
           `id "${id}" is used twice: give each device its own id`,
         );
       }
+      if (isOwnId(id)) {
+        throw new MachineError(
+          `id "${id}" is that of a part of the machine: give the device another`,
+        );
+      }
       ids.add(id);
       const { addr, ...own } = device.options ?? {};
       const options = Object.hasOwn(plugin.options, "addr")
@@ -487,7 +473,7 @@ export class Machine {
     if (this.#running) throw new MachineError("the machine runs already");
     if (this.#closed) throw new MachineError("the machine is closed");
     this.#running = true;
-    const turn = new EventLoopYield();
+    const turn = new EventLoopTurn();
     try {
       if (!this.#started) {
         this.#started = true;
@@ -508,7 +494,7 @@ export class Machine {
     }
   }
 
-  async #loop(turn: EventLoopYield): Promise<RunResult> {
+  async #loop(turn: EventLoopTurn): Promise<RunResult> {
     const { hostNow } = this.#options;
     let visited = hostNow();
     for (;;) {
@@ -594,7 +580,7 @@ export class Machine {
   }
 
   /** The vCPU is halted: passes the time until the next timer or host event. */
-  async #idle(turn: EventLoopYield): Promise<void> {
+  async #idle(turn: EventLoopTurn): Promise<void> {
     const next = this.clock.nextDeadline;
     if (this.clock.mode === "instructions") {
       if (next !== undefined) this.clock.advance(next);

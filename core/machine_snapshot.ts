@@ -62,6 +62,26 @@ const CLOCK = "clock";
 const IRQ = "irq";
 const PCI = "pci";
 const CPU = "cpu0";
+/** Id of what the program around the machine keeps; another program leaves it alone. */
+const SESSION = "session";
+const OWN_IDS = [MACHINE, CLOCK, IRQ, PCI, SESSION];
+
+/** State that the program around a machine keeps in its snapshots. */
+export interface SessionPart {
+  /** Its schema. */
+  readonly schema: Schema<unknown>;
+  /** Called while the machine is paused; changes nothing. */
+  save(): unknown;
+}
+
+/**
+ * Whether no device may have an id, for the machine has it.
+ *
+ * @param id The id.
+ */
+export function isOwnId(id: string): boolean {
+  return OWN_IDS.includes(id) || /^cpu\d+$/.test(id);
+}
 
 function component<T>(
   id: string,
@@ -71,32 +91,94 @@ function component<T>(
   return { id, schema: schema.describe(), state: schema.validate(state) };
 }
 
+function saveComponents(machine: Machine): ComponentState[] {
+  const { cpu } = machine;
+  return [
+    component(MACHINE, machineSchema, { retired: BigInt(cpu.retired) }),
+    component(CLOCK, clockSchema, machine.clock.save()),
+    component(IRQ, irqSchema, machine.interrupts.save()),
+    component(PCI, pciSchema, machine.pci.save()),
+    ...machine.devices.map((device) => ({
+      id: device.owner.id,
+      schema: device.plugin.state.describe(),
+      state: device.save(),
+    })),
+    component(CPU, cpuSchema, saveCpu(cpu)),
+    ...machine.session === undefined
+      ? []
+      : [component(SESSION, machine.session.schema, machine.session.save())],
+  ];
+}
+
 /**
- * Takes the state of a machine that is paused or does not run.
+ * Takes the state of a machine that is paused or does not run; disks in memory are not in it.
  *
  * @param machine The machine.
  * @returns Its state; `ram` and `rom` are views, valid until it runs again.
  * @throws {PluginError} When a device fails to save.
  */
 export function saveMachine(machine: Machine): MachineState {
-  const { cpu, memory } = machine;
-  // What a TLB holds is no state. Without it here too, the original goes on as the copy does.
-  cpu.flushTlb(false);
+  const { memory } = machine;
+  memory.loader?.loadRest();
   return {
-    components: [
-      component(MACHINE, machineSchema, { retired: BigInt(cpu.retired) }),
-      component(CLOCK, clockSchema, machine.clock.save()),
-      component(IRQ, irqSchema, machine.interrupts.save()),
-      component(PCI, pciSchema, machine.pci.save()),
-      ...machine.devices.map((device) => ({
-        id: device.owner.id,
-        schema: device.plugin.state.describe(),
-        state: device.save(),
-      })),
-      component(CPU, cpuSchema, saveCpu(cpu)),
-    ],
-    ram: memory.bytes.subarray(memory.ramBase, memory.ramBase + memory.ram),
+    components: saveComponents(machine),
+    ram: memory.ramBytes,
     rom: memory.romImage,
+  };
+}
+
+/** Everything of a machine at one instant; it may run on. */
+export interface FrozenMachine {
+  /** The components. */
+  components: ComponentState[];
+  /** RAM, the firmware image, disks in memory. */
+  memories: PageSource[];
+  /**
+   * Ends it.
+   *
+   * @param written Whether a snapshot of it is there, and is what the next one may build on.
+   */
+  end(written: boolean): void;
+}
+
+/** The name of a disk's content in a snapshot. */
+export function diskRegion(id: string): string {
+  return `disk:${id}`;
+}
+
+/**
+ * Freezes a machine that is paused or does not run. How long this takes does not depend on how
+ * much is in its memory.
+ *
+ * @param machine The machine; nothing else freezes it until the end.
+ * @param incremental Leaves out the pages of RAM that are as in the last snapshot.
+ * @returns What is frozen; the caller ends it.
+ * @throws {PluginError} When a device fails to save.
+ */
+export function freezeMachine(
+  machine: Machine,
+  incremental: boolean,
+): FrozenMachine {
+  const { memory } = machine;
+  const components = saveComponents(machine);
+  const disks = machine.contents.map(({ id, content }) => ({
+    region: diskRegion(id),
+    frozen: content.freeze(),
+  }));
+  const ram = new FrozenMemory(memory, incremental);
+  const memories: PageSource[] = [ram];
+  const rom = memory.romImage;
+  if (rom !== undefined) memories.push(pagesOf("rom", contentOf(rom)));
+  for (const { region, frozen } of disks) {
+    memories.push(pagesOf(region, frozen));
+  }
+  return {
+    components,
+    memories,
+    end(written) {
+      ram.end(written);
+      for (const { frozen } of disks) frozen.release();
+    },
   };
 }
 
@@ -133,7 +215,9 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
     if (found === undefined) {
       throw new SchemaError(id, "is missing in the snapshot");
     }
-    if (found.schema.name !== name) {
+    const plugin = machine.devices.find((d) => d.owner.id === id)?.plugin;
+    const isAccepted = Object.hasOwn(plugin?.accepts ?? {}, found.schema.name);
+    if (found.schema.name !== name && !isAccepted) {
       throw new SchemaError(
         id,
         `has the state of "${found.schema.name}": expected that of "${name}"`,
@@ -141,7 +225,7 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
     }
   }
   for (const id of components.keys()) {
-    if (!known.has(id)) {
+    if (!known.has(id) && id !== SESSION) {
       throw new SchemaError(id, "is in the snapshot, but not in the machine");
     }
   }
@@ -168,13 +252,13 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
     );
   }
 
-  const own = memory.bytes.subarray(
-    memory.ramBase,
-    memory.ramBase + memory.ram,
-  );
+  const own = memory.ramBytes;
   if (
     saved.ram.buffer !== own.buffer || saved.ram.byteOffset !== own.byteOffset
-  ) own.set(saved.ram);
+  ) {
+    own.set(saved.ram);
+    memory.forgetContent();
+  }
   if (saved.rom !== undefined) memory.setRom(saved.rom);
   cpu.retired = Number(retired);
   clock.restore(clockState);
@@ -183,7 +267,7 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
     pci.restore(pciState);
     for (const device of machine.devices) {
       const { state, schema } = components.get(device.owner.id)!;
-      device.restore(state, schema.version);
+      device.restore(state, schema.version, schema.name);
     }
   });
   restoreCpu(cpu, cpuState, Number(retired));

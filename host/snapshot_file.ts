@@ -2,9 +2,23 @@
 
 import { dirname, resolve } from "node:path";
 import { promisify } from "node:util";
-import { constants, zstdCompress, zstdDecompress } from "node:zlib";
+import { createHash } from "node:crypto";
+import { closeSync, openSync, read, readSync } from "node:fs";
+import {
+  constants,
+  zstdCompress,
+  zstdDecompress,
+  zstdDecompressSync,
+} from "node:zlib";
 import type { Codec, Sink, Source } from "../snapshot/container.ts";
 
+const readAt = promisify(read) as unknown as (
+  file: number,
+  target: Uint8Array,
+  at: number,
+  length: number,
+  position: number,
+) => Promise<{ bytesRead: number }>;
 const compress = promisify(zstdCompress) as (
   bytes: Uint8Array,
   options: { params: Record<number, number> },
@@ -25,6 +39,11 @@ export const zstd: Codec = {
   decompress: (bytes, limit) =>
     // Zero is no limit there.
     decompress(bytes, { maxOutputLength: Math.max(1, limit) }),
+  sync: {
+    decompress: (bytes, limit) =>
+      zstdDecompressSync(bytes, { maxOutputLength: Math.max(1, limit) }),
+    sha256: (bytes) => createHash("sha256").update(bytes).digest(),
+  },
 };
 
 /**
@@ -82,24 +101,37 @@ export interface SourceFile extends Source {
  * @returns Where it can be read.
  */
 export async function openSource(path: string): Promise<SourceFile> {
-  const file = await Deno.open(path);
-  const { size } = await file.stat();
+  // Its errors are Deno's, which the caller tells from others.
+  const { size } = await Deno.stat(path);
+  const file = openSync(path, "r");
+  const shorter = () =>
+    new Deno.errors.UnexpectedEof(`${path} became shorter while it was read`);
   return {
     size,
     async read(offset, length) {
-      await file.seek(offset, Deno.SeekMode.Start);
       const bytes = new Uint8Array(length);
       for (let at = 0; at < length;) {
-        const read = await file.read(bytes.subarray(at));
-        if (read === null) {
-          throw new Deno.errors.UnexpectedEof(
-            `${path} became shorter while it was read`,
-          );
-        }
+        const { bytesRead } = await readAt(
+          file,
+          bytes,
+          at,
+          length - at,
+          offset + at,
+        );
+        if (bytesRead === 0) throw shorter();
+        at += bytesRead;
+      }
+      return bytes;
+    },
+    readSync(offset, length) {
+      const bytes = new Uint8Array(length);
+      for (let at = 0; at < length;) {
+        const read = readSync(file, bytes, at, length - at, offset + at);
+        if (read === 0) throw shorter();
         at += read;
       }
       return bytes;
     },
-    close: () => file.close(),
+    close: () => closeSync(file),
   };
 }

@@ -1,317 +1,91 @@
 /**
  * The container: a snapshot as one file, specified byte by byte in docs/snapshot-format.md.
  *
- * A file is a header, chunks, and a trailer. Each chunk carries the SHA-256 of its payload; the
- * trailer that of the header and of every chunk's header and hash, which covers the whole file
- * and needs no more than a chunk in memory.
+ * A file is a header, chunks, an index and a trailer. The index has the SHA-256 of each chunk's
+ * payload; the trailer that of the header and the index, which covers the whole file and needs no
+ * more than a chunk in memory. This reads; `writer.ts` writes.
  *
  * @module
  */
-import { decode, encode, type ValueType } from "@std/msgpack";
-import { BLOCK_PAGES, blockOf, PAGE_BYTES, planPages } from "./memory_image.ts";
+import {
+  ascii,
+  BYTE_ORDER,
+  type Codec,
+  concat,
+  END_MAGIC,
+  ENTRY_BYTES,
+  FORMAT_VERSION,
+  HASH_BYTES,
+  HEADER_BYTES,
+  IN_FLIGHT,
+  MAGIC,
+  MAX_CHAIN,
+  MAX_CHUNK,
+  MAX_DISK,
+  MAX_MEMORY,
+  sha256,
+  SnapshotError,
+  type Source,
+  type StoredComponent,
+  TAG,
+  type Tag,
+  TAGS,
+  TRAILER_BYTES,
+} from "./format.ts";
+import { type Manifest, manifestSchema, MAX_COMPONENTS } from "./manifest.ts";
+import {
+  BLOCK_PAGES,
+  blocksOf,
+  type BlockUse,
+  overlay,
+  PAGE_BYTES,
+  type PageMap,
+} from "./memory_image.ts";
+import { unpackValue } from "./msgpack.ts";
 import {
   bool,
   checkValue,
   f64,
-  list,
-  optional,
+  isPlain,
   record,
-  schema,
-  type SchemaDescription,
   SchemaError,
   str,
   type TypeDescription,
   u32,
-  union,
 } from "./schema.ts";
+import { checkDescription, fromWire } from "./wire.ts";
 
-/** Version of the container. */
-export const FORMAT_VERSION = 1;
-const MAGIC = "DIAPAUSE";
-const END_MAGIC = "ESUAPAID";
-/** Reads as 0xFFFE where the byte order is the other one. */
-const BYTE_ORDER = 0xfeff;
-const HEADER_BYTES = 16;
-const CHUNK_HEADER_BYTES = 16;
-const HASH_BYTES = 32;
-const TRAILER_BYTES = 8 + HASH_BYTES + 8;
-/** Bytes of a chunk at most, its compressed form included. */
-const MAX_CHUNK = 64 << 20;
-/** Memory of a machine at most: what a 32-bit wasm memory can hold. */
-const MAX_MEMORY = 2 ** 32;
-const MAX_COMPONENTS = 4096;
-const MAX_DEPTH = 32;
+export {
+  type Codec,
+  FORMAT_VERSION,
+  MAX_CHAIN,
+  type Sink,
+  SnapshotError,
+  type Source,
+  type StoredComponent,
+  type SyncCodec,
+} from "./format.ts";
+export {
+  fromManifestOptions,
+  type Manifest,
+  type ManifestImage,
+  type ManifestImageFile,
+  type ManifestOptions,
+  type ManifestParent,
+  manifestSchema,
+  toManifestOptions,
+} from "./manifest.ts";
+export {
+  type SnapshotContent,
+  type WriteOptions,
+  writeSnapshot,
+  type WrittenSnapshot,
+} from "./writer.ts";
 
-const TAG = {
-  manifest: "MANI",
-  component: "COMP",
-  pages: "PAGE",
-  map: "PMAP",
-} as const;
-type Tag = typeof TAG[keyof typeof TAG];
-
-/** What a snapshot cannot be, or be opened as. Its message names the chunk. */
-export class SnapshotError extends Error {
-  /** The class's name, as `Error` has it. */
-  override name = "SnapshotError";
-}
-
-/** Compression, handed in by the host. */
-export interface Codec {
-  /** Compresses with zstd. */
-  compress(bytes: Uint8Array): Promise<Uint8Array>;
-  /** Decompresses; refuses to make more than `limit` bytes. */
-  decompress(bytes: Uint8Array, limit: number): Promise<Uint8Array>;
-}
-
-/** Where a snapshot is written: in order, never back. */
-export interface Sink {
-  /** Appends bytes; the caller may change them when it resolves. */
-  write(bytes: Uint8Array): Promise<void>;
-}
-
-/** Where a snapshot is read from. */
-export interface Source {
-  /** Bytes of the whole. */
-  readonly size: number;
-  /** Reads exactly `length` bytes. */
-  read(offset: number, length: number): Promise<Uint8Array>;
-}
-
-const optionValue = union({
-  text: record({ value: str({ max: 65536 }) }),
-  number: record({ value: f64() }),
-  flag: record({ value: bool() }),
-});
-const options = list(
-  record({ name: str({ max: 256 }), value: optionValue }),
-  { max: 256 },
-);
-
-/** What a machine was made from. */
-export const manifestSchema = schema("manifest", 1, {
-  /** The program that wrote it. */
-  producer: str({ max: 256 }),
-  /** Bytes of RAM. */
-  memory: f64(),
-  /** Bytes kept for a firmware image. */
-  romSize: f64(),
-  /** Number of vCPUs. */
-  cpus: u32({ min: 1, max: 255 }),
-  /** Model of the vCPU. */
-  cpuModel: str({ max: 64 }),
-  /** `realtime` or `instructions`. */
-  clock: str({ max: 32 }),
-  /** Virtual nanoseconds of an instruction. */
-  nsPerInstruction: f64(),
-  /** Devices in the order in which they are made. */
-  devices: list(
-    record({
-      id: str({ max: 256 }),
-      plugin: str({ max: 256 }),
-      version: str({ max: 64 }),
-      specifier: str({ max: 4096 }),
-      options,
-      /** What it was connected to; null where its plugin needs nothing. */
-      backend: optional(options),
-    }),
-    { max: MAX_COMPONENTS },
-  ),
-});
-
-/** What a machine was made from. */
-export interface Manifest {
-  /** The program that wrote it. */
-  producer: string;
-  /** Bytes of RAM. */
-  memory: number;
-  /** Bytes kept for a firmware image. */
-  romSize: number;
-  /** Number of vCPUs. */
-  cpus: number;
-  /** Model of the vCPU. */
-  cpuModel: string;
-  /** `realtime` or `instructions`. */
-  clock: string;
-  /** Virtual nanoseconds of an instruction. */
-  nsPerInstruction: number;
-  /** Devices in the order in which they are made. */
-  devices: {
-    id: string;
-    plugin: string;
-    version: string;
-    specifier: string;
-    options: ManifestOptions;
-    backend: ManifestOptions | null;
-  }[];
-}
-/** Options as a manifest has them. */
-export type ManifestOptions = {
-  /** The option. */
-  name: string;
-  /** Its value, tagged with its type. */
-  value:
-    | { tag: "text"; value: string }
-    | { tag: "number"; value: number }
-    | { tag: "flag"; value: boolean };
-}[];
-
-/**
- * Options in the form of a manifest.
- *
- * @param values The options.
- * @returns The same as a list.
- */
-export function toManifestOptions(
-  values: Readonly<Record<string, string | number | boolean>>,
-): ManifestOptions {
-  return Object.entries(values).map(([name, value]) => ({
-    name,
-    value: typeof value === "string"
-      ? { tag: "text", value }
-      : typeof value === "number"
-      ? { tag: "number", value }
-      : { tag: "flag", value },
-  }));
-}
-
-/**
- * Options in the form that plugins take.
- *
- * @param list Options of a manifest.
- * @returns The options by name.
- */
-export function fromManifestOptions(
-  list: ManifestOptions,
-): Record<string, string | number | boolean> {
-  return Object.fromEntries(list.map(({ name, value }) => [name, value.value]));
-}
-
-/** A component as it is in a snapshot. */
-export interface StoredComponent {
-  /** Component. */
-  id: string;
-  /** The schema of its state. */
-  schema: SchemaDescription;
-  /** Its state, which fits that schema. */
-  state: unknown;
-}
-
-/** A snapshot to write. */
-export interface SnapshotContent {
-  /** What the machine was made from. */
-  manifest: Manifest;
-  /** States of its components. */
-  components: readonly StoredComponent[];
-  /** Its RAM. */
-  ram: Uint8Array;
-  /** Its firmware image. */
-  rom?: Uint8Array;
-}
-
-async function sha256(bytes: Uint8Array): Promise<Uint8Array> {
-  return new Uint8Array(
-    await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>),
-  );
-}
-
-const ascii = (text: string) => new TextEncoder().encode(text);
-
-function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(parts.reduce((n, p) => n + p.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
-}
-
-function header(): Uint8Array {
-  const bytes = new Uint8Array(HEADER_BYTES);
-  bytes.set(ascii(MAGIC));
-  const view = new DataView(bytes.buffer);
-  view.setUint16(8, BYTE_ORDER, true);
-  view.setUint16(10, FORMAT_VERSION, true);
-  return bytes;
-}
-
-/** The memories of a snapshot, as one sequence of pages: RAM, then the firmware image. */
-const REGIONS = ["ram", "rom"] as const;
-
-/**
- * Writes a snapshot, holding one chunk at a time.
- *
- * @param content What to write.
- * @param sink Where.
- * @param codec Compression.
- * @param onProgress Told the bytes of memory that are done, and all of them.
- */
-export async function writeSnapshot(
-  content: SnapshotContent,
-  sink: Sink,
-  codec: Codec,
-  onProgress: (done: number, total: number) => void = () => {},
-): Promise<void> {
-  const sums: Uint8Array[] = [header()];
-  await sink.write(sums[0]);
-  let chunks = 0;
-  const put = async (tag: Tag, payload: Uint8Array) => {
-    if (payload.length > MAX_CHUNK) {
-      throw new SnapshotError(
-        `chunk ${chunks} (${tag}) has ${payload.length} bytes: expected at most ${MAX_CHUNK}`,
-      );
-    }
-    const head = new Uint8Array(CHUNK_HEADER_BYTES);
-    head.set(ascii(tag));
-    new DataView(head.buffer).setBigUint64(8, BigInt(payload.length), true);
-    const hash = await sha256(payload);
-    await sink.write(head);
-    await sink.write(payload);
-    await sink.write(hash);
-    sums.push(head, hash);
-    chunks++;
-  };
-  await put(
-    TAG.manifest,
-    encode(manifestSchema.validate(content.manifest) as unknown as ValueType),
-  );
-  for (const { id, schema, state } of content.components) {
-    await put(
-      TAG.component,
-      encode({ id, schema, state } as unknown as ValueType),
-    );
-  }
-  const regions = [content.ram, content.rom ?? new Uint8Array(0)];
-  const total = regions.reduce((n, region) => n + region.length, 0);
-  let passed = 0;
-  for (const [i, region] of regions.entries()) {
-    if (i > 0 && region.length === 0) continue;
-    const plan = planPages(region);
-    const blocks = Math.ceil(plan.stored.length / BLOCK_PAGES);
-    for (let block = 0; block < blocks; block++) {
-      const raw = blockOf(region, plan, block);
-      await put(TAG.pages, await codec.compress(raw));
-      onProgress(passed + region.length * (block + 1) / blocks, total);
-    }
-    const map = await codec.compress(new Uint8Array(plan.index.buffer));
-    await put(
-      TAG.map,
-      encode({
-        region: REGIONS[i],
-        bytes: region.length,
-        stored: plan.stored.length,
-        map,
-      }),
-    );
-    passed += region.length;
-  }
-  const trailer = new Uint8Array(TRAILER_BYTES);
-  new DataView(trailer.buffer).setBigUint64(0, BigInt(chunks), true);
-  trailer.set(await sha256(concat([...sums, trailer.subarray(0, 8)])), 8);
-  trailer.set(ascii(END_MAGIC), 8 + HASH_BYTES);
-  await sink.write(trailer);
-}
+/** Controls, and what turns the direction of writing. */
+const NOT_SHOWN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u;
+/** Characters of the name of a component or its schema at most. */
+const MAX_NAME = 256;
 
 interface Chunk {
   tag: Tag;
@@ -321,10 +95,10 @@ interface Chunk {
   hash: Uint8Array;
 }
 
-interface Region {
+interface Region extends PageMap {
   bytes: number;
+  inherits: boolean;
   stored: number;
-  index: Uint32Array;
   blocks: Chunk[];
 }
 
@@ -336,12 +110,49 @@ function named(chunk: Chunk): string {
   return `chunk ${chunk.number} (${chunk.tag}) at byte ${chunk.offset}`;
 }
 
+function message(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** A block of pages that a memory needs. */
+export interface ImageBlock {
+  /** Pages of the memory. */
+  readonly pages: readonly number[];
+  /** For each of them, the page of the block. */
+  readonly slots: readonly number[];
+  /**
+   * Reads the block and checks its hash.
+   *
+   * @returns Its pages, one after another.
+   * @throws {SnapshotError} When it is damaged.
+   */
+  load(): Promise<Uint8Array>;
+  /** The same at once, where source and codec can. */
+  loadNow?(): Uint8Array;
+}
+
+/** How a snapshot is opened. */
+export interface OpenOptions {
+  /**
+   * Opens the parent of a snapshot; without it, one that has a parent is refused.
+   *
+   * @param path The parent's path from the folder of the child.
+   * @param depth How many children lead to it: 1 for the parent of the snapshot that is opened.
+   * @throws {SnapshotError} When there is no such file; the message names it and what to do.
+   */
+  openParent?: (path: string, depth: number) => Promise<Source>;
+}
+
 /** A snapshot that was opened: its structure, its manifest and its components are checked. */
 export class SnapshotReader {
   /** What the machine was made from. */
   readonly manifest: Manifest;
   /** States of its components; each fits the schema that it is stored with. */
   readonly components: readonly StoredComponent[];
+  /** The hash of the whole, in hexadecimal. */
+  readonly hash: string;
+  /** The snapshot that has the pages which this one leaves out. */
+  readonly parent: SnapshotReader | undefined;
   readonly #source: Source;
   readonly #codec: Codec;
   readonly #regions: ReadonlyMap<string, Region>;
@@ -349,56 +160,98 @@ export class SnapshotReader {
   private constructor(
     source: Source,
     codec: Codec,
-    manifest: Manifest,
-    components: StoredComponent[],
-    regions: Map<string, Region>,
+    content: {
+      hash: string;
+      manifest: Manifest;
+      components: StoredComponent[];
+      regions: Map<string, Region>;
+      parent: SnapshotReader | undefined;
+    },
   ) {
     this.#source = source;
     this.#codec = codec;
-    this.manifest = manifest;
-    this.components = components;
-    this.#regions = regions;
+    this.hash = content.hash;
+    this.manifest = content.manifest;
+    this.components = content.components;
+    this.#regions = content.regions;
+    this.parent = content.parent;
   }
 
   /**
-   * Opens a snapshot and checks everything but the content of pages.
+   * Opens a snapshot, and those that it builds on, and checks everything but the content of pages.
    *
    * @param source Where it is.
    * @param codec Compression.
+   * @param options How its parent is found.
    * @returns The snapshot.
-   * @throws {SnapshotError} When it is none, of another format, damaged or cut off.
+   * @throws {SnapshotError} When it is none, of another format, damaged or cut off, or its parent is another one.
    * @throws {SchemaError} When a component does not fit its own schema.
    */
-  static async open(source: Source, codec: Codec): Promise<SnapshotReader> {
-    const chunks = await readStructure(source);
+  static open(
+    source: Source,
+    codec: Codec,
+    options: OpenOptions = {},
+  ): Promise<SnapshotReader> {
+    return SnapshotReader.#open(source, codec, options, []);
+  }
+
+  static async #open(
+    source: Source,
+    codec: Codec,
+    options: OpenOptions,
+    children: readonly string[],
+  ): Promise<SnapshotReader> {
+    const { hash, chunks } = await readStructure(source);
+    if (children.length > 0 && children.at(-1) !== hash) {
+      throw new SnapshotError(
+        "it is another snapshot than the one that was the parent: it has changed since; put back the one with the hash " +
+          children.at(-1),
+      );
+    }
     let manifest: Manifest | undefined;
     const components: StoredComponent[] = [];
     const regions = new Map<string, Region>();
     let blocks: Chunk[] = [];
+    const ids = new Set<string>();
     for (const chunk of chunks) {
+      if ((chunk.number === 0) !== (chunk.tag === TAG.manifest)) {
+        throw new SnapshotError(
+          `${
+            named(chunk)
+          } is out of place: expected one manifest, as the first chunk`,
+        );
+      }
       if (chunk.tag === TAG.pages) {
         blocks.push(chunk);
         continue;
       }
       const value = unpack(chunk, await payloadOf(source, chunk));
       if (chunk.tag === TAG.manifest) {
-        if (manifest !== undefined) {
-          throw new SnapshotError(
-            `${named(chunk)} is a second manifest: expected one`,
-          );
-        }
-        manifest = manifestSchema.validate(
-          fromWire(manifestSchema.type.description, value),
-        );
+        manifest = readManifest(chunk, value);
       } else if (chunk.tag === TAG.component) {
-        components.push(readComponent(chunk, value));
-      } else {
-        const [name, region] = await readMap(chunk, value, blocks, codec);
-        if (regions.has(name)) {
+        const component = readComponent(chunk, value);
+        if (ids.has(component.id)) {
           throw new SnapshotError(
-            `${named(chunk)} is a second map of "${name}": expected one`,
+            `${
+              named(chunk)
+            } is a second state of "${component.id}": expected one`,
           );
         }
+        ids.add(component.id);
+        components.push(component);
+      } else {
+        const [name, region] = await readMap(
+          chunk,
+          value,
+          blocks,
+          codec,
+          (name) => {
+            if (!regions.has(name)) return memoryLimit(manifest!, name);
+            throw new SnapshotError(
+              `${named(chunk)} is a second map of "${name}": expected one`,
+            );
+          },
+        );
         regions.set(name, region);
         blocks = [];
       }
@@ -415,72 +268,233 @@ export class SnapshotReader {
         } bytes: expected ${manifest.memory}, as the manifest says`,
       );
     }
-    return new SnapshotReader(source, codec, manifest, components, regions);
+    const parent = await SnapshotReader.#openParent(
+      manifest,
+      codec,
+      options,
+      children,
+    );
+    for (const [name, { inherits, bytes }] of regions) {
+      if (inherits && parent?.bytes(name) !== bytes) {
+        throw new SnapshotError(
+          `memory "${name}" has ${bytes} bytes and builds on ${
+            parent === undefined
+              ? "a parent, but none is named"
+              : `a parent with ${parent.bytes(name)}`
+          }: the snapshot is damaged; use another copy`,
+        );
+      }
+    }
+    return new SnapshotReader(source, codec, {
+      hash,
+      manifest,
+      components,
+      regions,
+      parent,
+    });
+  }
+
+  /** Opens what a snapshot builds on; `children` are the hashes of the parents that were named so far. */
+  static async #openParent(
+    { parent }: Manifest,
+    codec: Codec,
+    { openParent }: OpenOptions,
+    children: readonly string[],
+  ): Promise<SnapshotReader | undefined> {
+    if (parent === null) return undefined;
+    const { path, hash } = parent;
+    const of = `parent "${path}"`;
+    if (openParent === undefined) {
+      throw new SnapshotError(
+        `the snapshot builds on the ${of}, which cannot be opened here: take a full one`,
+      );
+    }
+    if (children.includes(hash)) {
+      throw new SnapshotError(
+        `the snapshot builds on itself through its ${of}: it is damaged; use another copy`,
+      );
+    }
+    if (children.length + 1 >= MAX_CHAIN) {
+      throw new SnapshotError(
+        `the snapshot builds on more than ${MAX_CHAIN} others: it is damaged; use another copy`,
+      );
+    }
+    try {
+      const source = await openParent(path, children.length + 1);
+      return await SnapshotReader.#open(source, codec, { openParent }, [
+        ...children,
+        hash,
+      ]);
+    } catch (error) {
+      if (error instanceof SnapshotError || error instanceof SchemaError) {
+        throw new SnapshotError(`${of}: ${error.message}`, { cause: error });
+      }
+      throw error;
+    }
+  }
+
+  /** This snapshot, its parent, and so on. */
+  get chain(): SnapshotReader[] {
+    return [this, ...this.parent?.chain ?? []];
+  }
+
+  /** Names of the memories: `ram`, `rom`, `disk:` and the id of a device. */
+  get regions(): string[] {
+    return [...this.#regions.keys()];
   }
 
   /**
    * Bytes of a memory; 0 where there is none.
    *
-   * @param region `ram` or `rom`.
+   * @param region Its name.
    */
-  bytes(region: "ram" | "rom"): number {
+  bytes(region: string): number {
     return this.#regions.get(region)?.bytes ?? 0;
   }
 
   /**
-   * How many pages of a memory are stored.
+   * How many pages of a memory this snapshot has, those of its parent not counted.
    *
-   * @param region `ram` or `rom`.
+   * @param region Its name.
    */
-  storedPages(region: "ram" | "rom"): number {
+  storedPages(region: string): number {
     return this.#regions.get(region)?.stored ?? 0;
+  }
+
+  /** The chain as far as a memory builds on it. */
+  #layers(region: string): SnapshotReader[] {
+    const layers: SnapshotReader[] = [];
+    for (const each of this.chain) {
+      layers.push(each);
+      if (!each.#regions.get(region)!.inherits) break;
+    }
+    return layers;
+  }
+
+  /**
+   * The blocks that have a memory's pages, those of parents included; pages in none are zeroes.
+   *
+   * @param region Its name.
+   * @returns The blocks; each page of the memory is in one at most.
+   */
+  blocks(region: string): ImageBlock[] {
+    if (!this.#regions.has(region)) return [];
+    const layers = this.#layers(region);
+    const map = overlay(layers.map((each) => each.#regions.get(region)!));
+    return blocksOf(map).map((use) => layers[use.layer].#block(region, use));
+  }
+
+  #block(region: string, { block, pages, slots }: BlockUse): ImageBlock {
+    const { blocks, stored } = this.#regions.get(region)!;
+    const chunk = blocks[block];
+    const bytes = PAGE_BYTES *
+      Math.min(BLOCK_PAGES, stored - block * BLOCK_PAGES);
+    const source = this.#source;
+    const codec = this.#codec;
+    const { sync } = codec;
+    const load = async () =>
+      await expand(codec, chunk, await payloadOf(source, chunk), bytes);
+    if (sync === undefined || source.readSync === undefined) {
+      return { pages, slots, load };
+    }
+    const loadNow = () => {
+      const payload = source.readSync!(chunk.offset, chunk.length);
+      checkPayload(chunk, sync.sha256(payload));
+      let raw: Uint8Array;
+      try {
+        raw = sync.decompress(payload, bytes);
+      } catch (error) {
+        throw notExpanded(chunk, bytes, error);
+      }
+      return checkLength(chunk, raw, bytes);
+    };
+    return { pages, slots, load, loadNow };
+  }
+
+  /**
+   * Reads every block of a memory, some at the same time.
+   *
+   * @param region Its name.
+   * @param use Takes a block and its pages; what it does must not wait.
+   * @param onProgress Told the blocks that are done, and all of them.
+   * @throws {SnapshotError} When a block is damaged; those before it have been used.
+   */
+  async readBlocks(
+    region: string,
+    use: (block: ImageBlock, raw: Uint8Array) => void,
+    onProgress: (done: number, total: number) => void = () => {},
+  ): Promise<void> {
+    await eachBlock(this.blocks(region), use, onProgress);
   }
 
   /**
    * Reads a memory.
    *
-   * @param region `ram` or `rom`.
+   * @param region Its name.
    * @param target Where to; as long as {@linkcode bytes} says. It holds zeroes.
-   * @param onProgress Told the stored pages that are done, and all of them.
+   * @param onProgress Told the blocks that are done, and all of them.
    * @throws {SnapshotError} When a page chunk is damaged; `target` is then half filled.
    */
   async readMemory(
-    region: "ram" | "rom",
+    region: string,
     target: Uint8Array,
-    onProgress: (done: number, total: number) => void = () => {},
+    onProgress?: (done: number, total: number) => void,
   ): Promise<void> {
-    const found = this.#regions.get(region);
-    if (found === undefined) return;
-    if (target.length !== found.bytes) {
+    if (target.length !== this.bytes(region)) {
       throw new SnapshotError(
-        `memory "${region}" has ${found.bytes} bytes in the snapshot, but ${target.length} in the machine`,
+        `memory "${region}" has ${
+          this.bytes(region)
+        } bytes in the snapshot, but ${target.length} in the machine`,
       );
     }
-    const users: number[][] = [];
-    found.index.forEach((entry, page) => {
-      if (entry !== 0) (users[entry - 1] ??= []).push(page);
-    });
-    for (const [i, chunk] of found.blocks.entries()) {
-      const pages = Math.min(BLOCK_PAGES, found.stored - i * BLOCK_PAGES);
-      const raw = await expand(
-        this.#codec,
-        chunk,
-        await payloadOf(this.#source, chunk),
-        pages * PAGE_BYTES,
-      );
-      for (let n = 0; n < pages; n++) {
-        const page = raw.subarray(n * PAGE_BYTES, (n + 1) * PAGE_BYTES);
-        for (const to of users[i * BLOCK_PAGES + n] ?? []) {
-          target.set(page, to * PAGE_BYTES);
-        }
-      }
-      onProgress(i * BLOCK_PAGES + pages, found.stored);
-    }
+    await this.readBlocks(region, ({ pages, slots }, raw) => {
+      pages.forEach((page, i) => {
+        const from = slots[i] * PAGE_BYTES;
+        const at = page * PAGE_BYTES;
+        // The last page of a disk may reach beyond its end.
+        const length = Math.min(PAGE_BYTES, target.length - at);
+        target.set(raw.subarray(from, from + length), at);
+      });
+    }, onProgress);
   }
 }
 
+/**
+ * Loads blocks, some at the same time.
+ *
+ * @param blocks The blocks.
+ * @param use Takes a block and its pages; what it does must not wait.
+ * @param onProgress Told the blocks that are done, and all of them.
+ * @param ended Whether to begin no more.
+ */
+export async function eachBlock(
+  blocks: readonly ImageBlock[],
+  use: (block: ImageBlock, raw: Uint8Array) => void,
+  onProgress: (done: number, total: number) => void = () => {},
+  ended: () => boolean = () => false,
+): Promise<void> {
+  let next = 0;
+  let done = 0;
+  let failed = false;
+  const worker = async () => {
+    while (next < blocks.length && !failed && !ended()) {
+      const block = blocks[next++];
+      try {
+        use(block, await block.load());
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+      onProgress(++done, blocks.length);
+    }
+  };
+  await Promise.all(Array.from({ length: IN_FLIGHT }, worker));
+}
+
 /** Finds the chunks, and checks what the trailer's hash covers. */
-async function readStructure(source: Source): Promise<Chunk[]> {
+async function readStructure(
+  source: Source,
+): Promise<{ hash: string; chunks: Chunk[] }> {
   const { size } = source;
   const head = size < HEADER_BYTES
     ? new Uint8Array(HEADER_BYTES)
@@ -512,77 +526,91 @@ async function readStructure(source: Source): Promise<Chunk[]> {
   if (!same(trailer.subarray(8 + HASH_BYTES), ascii(END_MAGIC))) {
     throw cut("there is no trailer");
   }
+  const count = Number(
+    new DataView(trailer.buffer, trailer.byteOffset).getBigUint64(0, true),
+  );
+  const indexAt = end - count * ENTRY_BYTES;
+  if (indexAt < HEADER_BYTES) throw cut(`there is no index of ${count} chunks`);
+  const index = await source.read(indexAt, count * ENTRY_BYTES);
+  const hash = trailer.slice(8, 8 + HASH_BYTES);
+  const found = await sha256(concat([head, index, trailer.subarray(0, 8)]));
+  if (!same(found, hash)) throw cut("the hash of the whole does not match");
+  const entries = new DataView(index.buffer, index.byteOffset, index.length);
   const chunks: Chunk[] = [];
-  const sums: Uint8Array[] = [head];
-  for (let at = HEADER_BYTES; at < end;) {
-    const where = `chunk ${chunks.length} at byte ${at}`;
-    if (at + CHUNK_HEADER_BYTES + HASH_BYTES > end) throw cut(where);
-    const chunkHead = await source.read(at, CHUNK_HEADER_BYTES);
-    const tag = String.fromCharCode(...chunkHead.subarray(0, 4));
-    const length = Number(
-      new DataView(chunkHead.buffer, chunkHead.byteOffset).getBigUint64(
-        8,
-        true,
-      ),
-    );
-    if (
-      length > MAX_CHUNK || at + CHUNK_HEADER_BYTES + length + HASH_BYTES > end
-    ) {
+  let components = 0;
+  let at = HEADER_BYTES;
+  for (let number = 0; number < count; number++) {
+    const from = number * ENTRY_BYTES;
+    const tag = String.fromCharCode(...index.subarray(from, from + 4));
+    const length = Number(entries.getBigUint64(from + 8, true));
+    const where = `chunk ${number} at byte ${at}`;
+    if (length > MAX_CHUNK || at + length > indexAt) {
       throw cut(`${where} claims ${length} bytes`);
     }
-    const tags: readonly string[] = Object.values(TAG);
-    if (!tags.includes(tag)) {
+    if (!TAGS.includes(tag)) {
       throw cut(`${where} is of the unknown kind ${JSON.stringify(tag)}`);
     }
-    const offset = at + CHUNK_HEADER_BYTES;
-    const hash = await source.read(offset + length, HASH_BYTES);
-    sums.push(chunkHead, hash);
+    if (tag === TAG.component && ++components > MAX_COMPONENTS) {
+      throw cut(`there are more than ${MAX_COMPONENTS} components`);
+    }
     chunks.push({
       tag: tag as Tag,
-      number: chunks.length,
-      offset,
+      number,
+      offset: at,
       length,
-      hash,
+      hash: index.slice(from + ENTRY_BYTES - HASH_BYTES, from + ENTRY_BYTES),
     });
-    at = offset + length + HASH_BYTES;
+    at += length;
   }
-  sums.push(trailer.subarray(0, 8));
-  if (
-    !same(await sha256(concat(sums)), trailer.subarray(8, 8 + HASH_BYTES))
-  ) throw cut("the hash of the whole does not match");
-  const counted = new DataView(trailer.buffer, trailer.byteOffset)
-    .getBigUint64(0, true);
-  if (counted !== BigInt(chunks.length)) {
-    throw cut(`there are ${chunks.length} chunks, not ${counted}`);
+  if (at !== indexAt) {
+    throw cut(`there are ${indexAt - at} bytes that belong to no chunk`);
   }
-  if (
-    chunks.filter(({ tag }) => tag === TAG.component).length > MAX_COMPONENTS
-  ) {
-    throw cut(`there are more than ${MAX_COMPONENTS} components`);
-  }
-  return chunks;
+  return { hash: hash.toHex(), chunks };
 }
 
-async function payloadOf(source: Source, chunk: Chunk): Promise<Uint8Array> {
-  const payload = await source.read(chunk.offset, chunk.length);
-  if (!same(await sha256(payload), chunk.hash)) {
+function checkPayload(chunk: Chunk, hash: Uint8Array): void {
+  if (!same(hash, chunk.hash)) {
     throw new SnapshotError(
       `${named(chunk)} is damaged: its hash does not match; use another copy`,
     );
   }
+}
+
+async function payloadOf(source: Source, chunk: Chunk): Promise<Uint8Array> {
+  const payload = await source.read(chunk.offset, chunk.length);
+  checkPayload(chunk, await sha256(payload));
   return payload;
 }
 
 function unpack(chunk: Chunk, payload: Uint8Array): unknown {
   try {
-    return decode(payload);
+    return unpackValue(payload);
   } catch (error) {
     throw new SnapshotError(
-      `${named(chunk)} is not MessagePack: ${
-        error instanceof Error ? error.message : error
-      }`,
+      `${named(chunk)} is not MessagePack: ${message(error)}`,
     );
   }
+}
+
+function notExpanded(chunk: Chunk, expected: number, error: unknown): Error {
+  return new SnapshotError(
+    `${named(chunk)} cannot be decompressed to ${expected} bytes: ${
+      message(error)
+    }`,
+  );
+}
+
+function checkLength(
+  chunk: Chunk,
+  raw: Uint8Array,
+  expected: number,
+): Uint8Array {
+  if (raw.length !== expected) {
+    throw new SnapshotError(
+      `${named(chunk)} has ${raw.length} bytes: expected ${expected}`,
+    );
+  }
+  return raw;
 }
 
 async function expand(
@@ -595,24 +623,26 @@ async function expand(
   try {
     raw = await codec.decompress(payload, expected);
   } catch (error) {
-    throw new SnapshotError(
-      `${named(chunk)} cannot be decompressed to ${expected} bytes: ${
-        error instanceof Error ? error.message : error
-      }`,
-    );
+    throw notExpanded(chunk, expected, error);
   }
-  if (raw.length !== expected) {
-    throw new SnapshotError(
-      `${named(chunk)} has ${raw.length} bytes: expected ${expected}`,
-    );
-  }
-  return raw;
+  return checkLength(chunk, raw, expected);
+}
+
+/** Bytes that a memory may have, as the manifest says; undefined where there is no such memory. */
+function memoryLimit(manifest: Manifest, name: string): number | undefined {
+  if (name === "ram") return Math.min(manifest.memory, MAX_MEMORY);
+  if (name === "rom") return Math.min(manifest.romSize, MAX_MEMORY);
+  return manifest.devices.some(({ id }) => name === `disk:${id}`)
+    ? MAX_DISK
+    : undefined;
 }
 
 const mapType = record({
-  region: str({ max: 16 }),
+  region: str({ max: 512 }),
   bytes: f64(),
+  inherits: bool(),
   stored: f64(),
+  pages: f64(),
 }).description as TypeDescription & { kind: "record" };
 
 async function readMap(
@@ -620,163 +650,116 @@ async function readMap(
   value: unknown,
   blocks: Chunk[],
   codec: Codec,
+  limitOf: (name: string) => number | undefined,
 ): Promise<[string, Region]> {
-  const { map, ...rest } = (value ?? {}) as Record<string, unknown>;
-  const { region, bytes, stored } = checkValue(
+  if (!isPlain(value)) {
+    throw new SnapshotError(`${named(chunk)} is no map: expected a record`);
+  }
+  const { map, ...rest } = value;
+  const { region, bytes, inherits, stored, pages: count } = checkValue(
     mapType,
     fromWire(mapType, rest),
     named(chunk),
-  ) as { region: string; bytes: number; stored: number };
+  ) as {
+    region: string;
+    bytes: number;
+    inherits: boolean;
+    stored: number;
+    pages: number;
+  };
   const refuse = (field: string, expected: string): never => {
     throw new SchemaError(
       `${named(chunk)}.${field}`,
       `is not possible: expected ${expected}`,
     );
   };
-  if (region !== "ram" && region !== "rom") refuse("region", "ram or rom");
-  if (
-    !Number.isSafeInteger(bytes) || bytes < 0 || bytes > MAX_MEMORY ||
-    bytes % PAGE_BYTES !== 0
-  ) refuse("bytes", `a multiple of ${PAGE_BYTES} up to ${MAX_MEMORY}`);
-  if (
-    !Number.isSafeInteger(stored) || stored < 0 ||
-    Math.ceil(stored / BLOCK_PAGES) !== blocks.length
-  ) refuse("stored", `pages of the ${blocks.length} blocks before it`);
-  if (!(map instanceof Uint8Array)) return refuse("map", "bytes");
-  const pages = bytes / PAGE_BYTES;
-  const raw = await expand(codec, chunk, map, pages * 4);
-  const index = new Uint32Array(pages);
-  const view = new DataView(raw.buffer, raw.byteOffset, raw.length);
-  for (let page = 0; page < pages; page++) {
-    const entry = view.getUint32(4 * page, true);
-    if (entry > stored) refuse(`map[${page}]`, `0 to ${stored}`);
-    index[page] = entry;
+  const limit = limitOf(region);
+  if (limit === undefined) {
+    return refuse("region", "ram, rom or the disk of a device of the manifest");
   }
-  return [region, { bytes, stored, index, blocks }];
+  const isDisk = region.startsWith("disk:");
+  const whole = (field: string, n: number, most: number) => {
+    if (!Number.isSafeInteger(n) || n < 0 || n > most) {
+      refuse(field, `a whole number up to ${most}`);
+    }
+  };
+  whole("bytes", bytes, limit);
+  if (!isDisk && bytes % PAGE_BYTES !== 0) {
+    refuse("bytes", `a multiple of ${PAGE_BYTES}`);
+  }
+  whole("stored", stored, blocks.length * BLOCK_PAGES);
+  if (Math.ceil(stored / BLOCK_PAGES) !== blocks.length) {
+    refuse("stored", `pages of the ${blocks.length} blocks before it`);
+  }
+  const all = Math.ceil(bytes / PAGE_BYTES);
+  whole("pages", count, Math.min(all, MAX_CHUNK / 8));
+  if (!(map instanceof Uint8Array)) return refuse("map", "bytes");
+  const raw = await expand(codec, chunk, map, count * 8);
+  const view = new DataView(raw.buffer, raw.byteOffset, raw.length);
+  const pages = new Uint32Array(count);
+  const numbers = new Uint32Array(count);
+  for (let i = 0; i < count; i++) {
+    const page = pages[i] = view.getUint32(4 * i, true);
+    const number = numbers[i] = view.getUint32(4 * (count + i), true);
+    if (page >= all || (i > 0 && page <= pages[i - 1])) {
+      refuse(`map[${i}]`, `ascending pages below ${all}`);
+    }
+    if (number > stored || (number === 0 && !inherits)) {
+      refuse(`map[${i}]`, `a stored page, 1 to ${stored}`);
+    }
+  }
+  return [region, { bytes, inherits, stored, pages, numbers, blocks }];
 }
 
+function readManifest(chunk: Chunk, value: unknown): Manifest {
+  const path = `${named(chunk)}: manifest`;
+  const manifest = manifestSchema.validate(
+    fromWire(manifestSchema.type.description, value),
+    { path },
+  );
+  manifest.devices.forEach((device, i) => {
+    for (const field of ["id", "plugin", "version", "specifier"] as const) {
+      printable(`${path}.devices[${i}].${field}`, device[field]);
+    }
+  });
+  return manifest;
+}
+
+/** Refuses names that could not be shown in a message as they are. */
+function printable(path: string, name: string): void {
+  if (NOT_SHOWN.test(name)) {
+    throw new SchemaError(
+      path,
+      `is ${JSON.stringify(name.slice(0, 40))}: expected printable characters`,
+    );
+  }
+}
+
+const componentType = record({
+  id: str({ max: MAX_NAME }),
+  name: str({ max: MAX_NAME }),
+  version: u32({ min: 1 }),
+}).description;
+
 function readComponent(chunk: Chunk, value: unknown): StoredComponent {
-  const { id, schema, state } = (value ?? {}) as Record<string, unknown>;
-  const { name, version, type } = (schema ?? {}) as Record<string, unknown>;
-  if (
-    typeof id !== "string" || typeof name !== "string" ||
-    !Number.isSafeInteger(version)
-  ) {
+  if (!isPlain(value) || !isPlain(value.schema)) {
     throw new SnapshotError(
       `${named(chunk)} is no component: expected id, schema and state`,
     );
   }
-  const description = checkDescription(type, `${id}.schema`);
-  const typed = checkValue(description, fromWire(description, state), id);
+  const { state, schema: { type, ...rest } } = value;
+  const { id, name, version } = checkValue(
+    componentType,
+    fromWire(componentType, { id: value.id, ...rest }),
+    named(chunk),
+  ) as { id: string; name: string; version: number };
+  const where = `${named(chunk)}: ${id}`;
+  printable(`${named(chunk)}.id`, id);
+  printable(`${where}.schema.name`, name);
+  const description = checkDescription(type, `${where}.schema`);
   return {
     id,
-    schema: { name, version: version as number, type: description },
-    state: typed,
+    schema: { name, version, type: description },
+    state: checkValue(description, fromWire(description, state), where),
   };
-}
-
-/** Checks that something is a type description, so that values can be checked with it. */
-function checkDescription(
-  type: unknown,
-  path: string,
-  depth = 0,
-): TypeDescription {
-  const refuse = (expected: string): never => {
-    throw new SchemaError(path, `is no type: expected ${expected}`);
-  };
-  if (typeof type !== "object" || type === null || depth > MAX_DEPTH) {
-    return refuse(`a type, nested up to ${MAX_DEPTH} deep`);
-  }
-  const t = type as Record<string, unknown>;
-  const inner = (value: unknown, name: string) =>
-    checkDescription(value, `${path}.${name}`, depth + 1);
-  const limits: Record<string, number> = {};
-  for (const name of ["min", "max", "length"]) {
-    if (t[name] === undefined) continue;
-    if (!Number.isSafeInteger(t[name])) return refuse(`whole ${name}`);
-    limits[name] = t[name] as number;
-  }
-  const all = (value: unknown, name: string) => {
-    if (typeof value !== "object" || value === null) return refuse(name);
-    return Object.fromEntries(
-      Object.entries(value).map(([key, each]) => [key, inner(each, key)]),
-    );
-  };
-  switch (t.kind) {
-    case "u8":
-    case "u16":
-    case "u32":
-    case "i32":
-    case "bytes":
-    case "str":
-      return { kind: t.kind, ...limits };
-    case "u64":
-    case "f64":
-    case "bool":
-    case "gpa":
-    case "timer":
-      return { kind: t.kind };
-    case "list":
-      return { kind: "list", of: inner(t.of, "of"), ...limits };
-    case "optional":
-      return { kind: "optional", of: inner(t.of, "of") };
-    case "record":
-      return { kind: "record", fields: all(t.fields, "fields") };
-    case "union": {
-      const tags = all(t.tags, "tags");
-      for (const each of Object.values(tags)) {
-        if (each.kind !== "record") return refuse("records as tags");
-      }
-      return { kind: "union", tags };
-    }
-    default:
-      return refuse("a known kind");
-  }
-}
-
-/** MessagePack writers choose the width of integers: a bigint becomes a number where the type is one. */
-function fromWire(type: TypeDescription, value: unknown): unknown {
-  const number = (v: unknown) => typeof v === "bigint" ? Number(v) : v;
-  const isMap = typeof value === "object" && value !== null &&
-    !Array.isArray(value) && !(value instanceof Uint8Array);
-  const fields = (types: Record<string, TypeDescription>) =>
-    Object.fromEntries(
-      Object.entries(value as Record<string, unknown>).map(([k, v]) => [
-        k,
-        Object.hasOwn(types, k) ? fromWire(types[k], v) : v,
-      ]),
-    );
-  switch (type.kind) {
-    case "u8":
-    case "u16":
-    case "u32":
-    case "i32":
-    case "f64":
-      return number(value);
-    case "u64":
-      return Number.isSafeInteger(value) ? BigInt(value as number) : value;
-    case "list":
-      return Array.isArray(value)
-        ? value.map((each) => fromWire(type.of, each))
-        : value;
-    case "optional":
-      return value === null ? null : fromWire(type.of, value);
-    case "record":
-      return isMap ? fields(type.fields) : value;
-    case "union": {
-      const tag = isMap ? (value as { tag?: unknown }).tag : undefined;
-      const chosen = typeof tag === "string" && Object.hasOwn(type.tags, tag)
-        ? type.tags[tag]
-        : undefined;
-      return chosen?.kind === "record" ? fields(chosen.fields) : value;
-    }
-    case "gpa":
-      return isMap
-        ? fields({ address: { kind: "u64" }, length: { kind: "f64" } })
-        : value;
-    case "timer":
-      return isMap ? fields({ remaining: { kind: "f64" } }) : value;
-    default:
-      return value;
-  }
 }

@@ -9,6 +9,7 @@ import {
   toManifestOptions,
   writeSnapshot,
 } from "./container.ts";
+import { contentOf, pagesOf } from "./memory_image.ts";
 import { schema, SchemaError, timer, u64, u8 } from "./schema.ts";
 
 const PAGE = 4096;
@@ -16,6 +17,7 @@ const PAGES = 600;
 const lamp = schema("lamp", 1, { level: u8(), ticks: u64(), next: timer() });
 const manifest: Manifest = {
   producer: "test",
+  parent: null,
   memory: PAGES * PAGE,
   romSize: 0,
   cpus: 1,
@@ -29,6 +31,7 @@ const manifest: Manifest = {
     specifier: "./lamp.ts",
     options: toManifestOptions({ colour: "red", watts: 60, on: true }),
     backend: null,
+    image: null,
   }],
 };
 const components = [{
@@ -57,7 +60,7 @@ function someMemory(): Uint8Array {
 async function write(ram: Uint8Array): Promise<Uint8Array<ArrayBuffer>> {
   const parts: Uint8Array<ArrayBuffer>[] = [];
   await writeSnapshot(
-    { manifest, components, ram },
+    { manifest, components, memories: [pagesOf("ram", contentOf(ram))] },
     {
       write(bytes) {
         parts.push(bytes.slice());
@@ -148,7 +151,7 @@ Deno.test("a component that does not fit its schema is refused by name", async (
     {
       manifest,
       components: [{ ...components[0], state }],
-      ram: new Uint8Array(PAGES * PAGE),
+      memories: [pagesOf("ram", contentOf(new Uint8Array(PAGES * PAGE)))],
     },
     {
       write(bytes) {

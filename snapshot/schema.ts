@@ -323,9 +323,21 @@ function refuse(path: string, value: unknown, expected: string): never {
   throw new SchemaError(path, `is ${show(value)}: expected ${expected}`);
 }
 
-function isPlain(value: unknown): value is Record<string, unknown> {
+/**
+ * Whether a value is a record, and neither a list nor bytes.
+ *
+ * @param value Anything.
+ */
+export function isPlain(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null &&
     !Array.isArray(value) && !ArrayBuffer.isView(value);
+}
+
+/** The path of a key that nobody has declared: it may be any text. */
+function unknownKey(path: string, key: string): string {
+  return NAME.test(key) && key.length <= SHOWN
+    ? `${path}.${key}`
+    : `${path}[${show(key)}]`;
 }
 
 function plural(count: number, noun: string): string {
@@ -360,7 +372,7 @@ function checkFields(
   for (const key of Object.keys(value)) {
     if (key !== extra && !Object.hasOwn(fields, key)) {
       throw new SchemaError(
-        `${path}.${key}`,
+        unknownKey(path, key),
         `is not a field: expected ${
           Object.keys(fields).join(", ") || "no fields"
         }`,
@@ -488,7 +500,7 @@ function checkShape(
   for (const key of Object.keys(value)) {
     if (!keys.includes(key)) {
       throw new SchemaError(
-        `${path}.${key}`,
+        unknownKey(path, key),
         `is not a field: expected ${keys.join(", ")}`,
       );
     }

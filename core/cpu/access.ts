@@ -109,7 +109,8 @@ export abstract class CpuMemory {
         if (pa < 0) return this.accessFault(at, this.carry(low, high, i));
         const count = i === 0 ? 4096 - (low & 0xfff) : size - i;
         const host = this.memory.host(pa);
-        if (host < 0 && !this.single) return this.singleFault();
+        if (host >= 0) this.memory.present(host);
+        else if (!this.single) return this.singleFault();
         for (let j = 0; j < count; j++) {
           bytes[this.accessAddress + i + j] = host < 0
             ? this.memory.mmioRead(pa + j, 1)
@@ -126,6 +127,7 @@ export abstract class CpuMemory {
       this.mmioToBuffer(pa, size);
       return this.accessAddress;
     }
+    this.memory.present(host);
     this.mmu.fill(low, high, host, false, this.tlbSet);
     return host;
   }
@@ -197,6 +199,7 @@ export abstract class CpuMemory {
       s.set32(OFF.accessSize, size);
       return this.accessAddress;
     }
+    this.memory.beforeWrite(host);
     const flags = this.memory.pageFlags(host);
     if (flags & PAGE.ROM) {
       if (readToo) {
@@ -250,6 +253,7 @@ export abstract class CpuMemory {
     if (host >= 0) {
       const flags = this.memory.pageFlags(host);
       if (flags & PAGE.ROM) return;
+      this.memory.beforeWrite(host);
       if (flags & PAGE.CODE) this.blocks.invalidate(pa, source.length);
       this.memory.bytes.set(source, host);
       return;
@@ -413,11 +417,12 @@ export abstract class CpuMemory {
     if (write) {
       const flags = this.memory.pageFlags(host);
       if (flags & PAGE.ROM) return -1;
+      this.memory.beforeWrite(host);
       if (flags & PAGE.CODE) {
         this.blocks.invalidate(pa, 8);
         return host;
       }
-    }
+    } else this.memory.present(host);
     this.mmu.fill(low, high, host, write, set);
     return host;
   }

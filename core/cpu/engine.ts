@@ -7,9 +7,14 @@ import type { GuestMemory } from "../memory/memory.ts";
 import { BlockCache } from "./blocks.ts";
 import type { Cpu } from "./cpu.ts";
 import { Decoder } from "./decode.ts";
-import { buildInterpreter } from "./interpreter.ts";
+import { buildInterpreter, type InterpreterCode } from "./interpreter.ts";
 import "./isa/all.ts";
 import { allSlowPaths } from "./isa/define.ts";
+
+/** All that 32 bits address. */
+const MAX_WASM_PAGES = 0x10000;
+/** The interpreter, made once: it is the same for all machines, whatever the size of their memory. */
+let interpreter: InterpreterCode | undefined;
 
 /** The code shared by the vCPUs of a machine: decoder, interpreter, block cache. */
 export class Engine {
@@ -21,10 +26,9 @@ export class Engine {
   current!: Cpu;
 
   constructor(readonly memory: GuestMemory) {
-    const pages = memory.wasmPages;
-    const code = buildInterpreter(this.decoder.forms, {
-      initial: pages,
-      maximum: pages,
+    const code = interpreter ??= buildInterpreter(this.decoder.forms, {
+      initial: 1,
+      maximum: MAX_WASM_PAGES,
     });
     this.blocks = new BlockCache(memory, this.decoder, code.handlers);
     const slowPaths = [...allSlowPaths().values()];
@@ -61,8 +65,9 @@ export class Engine {
       state: number,
       record: number,
     ) => number;
-    this.blocks.onCodePage = () =>
-      this.cpus.forEach((cpu) => cpu.mmu.flushWrites());
+    this.blocks.onCodePage =
+      memory.onWatch =
+        () => this.cpus.forEach((cpu) => cpu.mmu.flushWrites());
     this.blocks.onFlush = () =>
       this.cpus.forEach((cpu) => cpu.clearJumpCache());
     memory.onCodeWrite = (address, length) => {

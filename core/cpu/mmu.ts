@@ -182,6 +182,8 @@ export class Mmu {
     }
     const pa = this.translate(low, high, ACCESS.execute, user);
     if (pa >= 0) {
+      const host = this.memory.host(pa);
+      if (host >= 0) this.memory.present(host);
       this.fetchGlobal = this.global;
       this.fetchLow[index] = page;
       this.fetchHigh[index] = high;
@@ -302,6 +304,7 @@ export class Mmu {
         : (low >>> 12) & 511;
       const host = this.memory.host(this.mask(table + index * 8));
       if (host < 0) return this.fault(access, user, true, true);
+      this.memory.present(host);
       const at = host >>> 2;
       const entryLow = words[at], entryHigh = words[at + 1];
       if ((entryLow & PTE.P) === 0) return this.fault(access, user, false);
@@ -355,6 +358,13 @@ export class Mmu {
 
   private readonly walkEntries: number[] = [0, 0, 0, 0];
 
+  /** Sets bits of the table entry at a word index. */
+  private mark(at: number, bits: number): void {
+    if ((this.words[at] & bits) === bits) return;
+    this.memory.beforeWrite(at * 4);
+    this.words[at] |= bits;
+  }
+
   private permitted(
     access: Access,
     user: boolean,
@@ -392,6 +402,7 @@ export class Mmu {
       this.mask(((cr3 & ~0xfff) >>> 0) + (low >>> 22) * 4),
     );
     if (directory < 0) return this.fault(access, user, false);
+    this.memory.present(directory);
     const pdeAt = directory >>> 2;
     const pde = words[pdeAt];
     if ((pde & PTE.P) === 0) return this.fault(access, user, false);
@@ -407,6 +418,7 @@ export class Mmu {
         this.mask(((pde & ~0xfff) >>> 0) + ((low >>> 12) & 1023) * 4),
       );
       if (table < 0) return this.fault(access, user, false);
+      this.memory.present(table);
       at = table >>> 2;
       entry = words[at];
       if ((entry & PTE.P) === 0) return this.fault(access, user, false);

@@ -30,7 +30,33 @@ export const PAGE = {
   CODE: 1,
   /** Writes are ignored. */
   ROM: 2,
+  /** A snapshot that is being written still needs the content: a write keeps a copy first. */
+  COW: 4,
+  /** Not written since the last snapshot that was written or restored. */
+  CLEAN: 8,
+  /** Known to be all zeroes. */
+  ZERO: 16,
+  /** The content is still in the snapshot's file: any access loads it first. */
+  ABSENT: 32,
 } as const;
+/** Flags that the first write ends, after what they ask for was done. */
+export const PAGE_WATCHED = PAGE.COW | PAGE.CLEAN | PAGE.ZERO | PAGE.ABSENT;
+
+/** Loads pages that are not there yet. */
+export interface PageLoader {
+  /** Loads one page, by its index in {@linkcode GuestMemory.flags}, and clears its flag. */
+  load(page: number): void;
+  /** Loads all that is not there yet. */
+  loadRest(): void;
+}
+
+/** Keeps the content that a snapshot in progress needs. */
+export interface PageKeeper {
+  /** Called before the first write to a page with the flag COW, with its index in {@linkcode GuestMemory.flags}. */
+  keep(page: number): void;
+  /** Whether so much is kept that the guest should wait for the snapshot. */
+  readonly behind: boolean;
+}
 
 /** A region that a handler answers. */
 interface MmioRegion {
@@ -63,6 +89,12 @@ export class GuestMemory implements DmaMemory {
   private last: MmioRegion | undefined;
   /** Called before translated code is overwritten: physical address and length. */
   onCodeWrite: (address: number, length: number) => void = () => {};
+  /** Loads pages with the flag ABSENT. */
+  loader: PageLoader | undefined;
+  /** Keeps the content of pages with the flag COW. */
+  keeper: PageKeeper | undefined;
+  /** Called when pages get flags that a write must see: writable TLB entries must go. */
+  onWatch: () => void = () => {};
   /** Called when the address map changes: TLB entries may be stale. */
   onMapChanged: () => void = () => {};
   /** Called on an access nobody claims. */
@@ -99,7 +131,8 @@ export class GuestMemory implements DmaMemory {
     this.low = Math.min(ram, LOW_RAM_LIMIT);
     this.high = ram - this.low;
     this.romBase = ENGINE_AREA + ram;
-    this.flags = new Uint8Array(Math.ceil((ram + romSize) / PAGE_SIZE));
+    this.flags = new Uint8Array(Math.ceil((ram + romSize) / PAGE_SIZE))
+      .fill(PAGE.ZERO);
   }
 
   /** RAM size, as boot loaders ask for it. */
@@ -126,6 +159,11 @@ export class GuestMemory implements DmaMemory {
       (host + image.length - this.ramBase) / PAGE_SIZE,
     );
     this.onMapChanged();
+  }
+
+  /** All of RAM. */
+  get ramBytes(): Uint8Array {
+    return this.bytes.subarray(this.ramBase, this.ramBase + this.ram);
   }
 
   /** The installed firmware image; undefined without one. */
@@ -164,6 +202,30 @@ export class GuestMemory implements DmaMemory {
 
   clearPageFlag(host: number, flag: number): void {
     this.flags[(host - this.ramBase) >>> 12] &= ~flag;
+  }
+
+  /** Makes the page at wasm address `host` be there. */
+  present(host: number): void {
+    const page = (host - this.ramBase) >>> 12;
+    if (this.flags[page] & PAGE.ABSENT) this.loader!.load(page);
+  }
+
+  /** To be called before a write to the page at wasm address `host`, unless a writable TLB entry leads there. */
+  beforeWrite(host: number): void {
+    const page = (host - this.ramBase) >>> 12;
+    const flags = this.flags[page];
+    if ((flags & PAGE_WATCHED) === 0) return;
+    if (flags & PAGE.ABSENT) this.loader!.load(page);
+    if (flags & PAGE.COW) this.keeper!.keep(page);
+    this.flags[page] &= ~PAGE_WATCHED;
+  }
+
+  /** RAM was filled from outside: nothing is known of its pages. */
+  forgetContent(): void {
+    const pages = this.ram / PAGE_SIZE;
+    for (let page = 0; page < pages; page++) {
+      this.flags[page] &= ~PAGE_WATCHED;
+    }
   }
 
   /**
@@ -244,43 +306,56 @@ export class GuestMemory implements DmaMemory {
       : address - HIGH_RAM_BASE + this.low + this.ramBase;
   }
 
+  private readable(address: number, length: number): number {
+    const host = this.ramAddress(address, length);
+    if (this.loader !== undefined) {
+      for (let at = host; at < host + length; at += PAGE_SIZE) this.present(at);
+      if (length > 0) this.present(host + length - 1);
+    }
+    return host;
+  }
+
   private writable(address: number, length: number): number {
     const host = this.ramAddress(address, length);
     if (length > 0) {
       const first = (host - this.ramBase) >>> 12,
         last = (host + length - 1 - this.ramBase) >>> 12;
+      let code = false;
       for (let page = first; page <= last; page++) {
-        if (this.flags[page] & PAGE.CODE) {
-          this.onCodeWrite(address, length);
-          break;
+        const flags = this.flags[page];
+        if (flags === 0) continue;
+        if (flags & PAGE_WATCHED) {
+          this.beforeWrite(this.ramBase + page * PAGE_SIZE);
         }
+        if (flags & PAGE.CODE) code = true;
       }
+      if (code) this.onCodeWrite(address, length);
     }
     return host;
   }
 
   view(address: number, length: number): Uint8Array {
-    const host = this.ramAddress(address, length);
+    const host = this.readable(address, length);
     return this.bytes.subarray(host, host + length);
   }
   read(address: number, target: Uint8Array): void {
-    const host = this.ramAddress(address, target.length);
+    const host = this.readable(address, target.length);
     target.set(this.bytes.subarray(host, host + target.length));
   }
   write(address: number, source: Uint8Array): void {
     this.bytes.set(source, this.writable(address, source.length));
   }
   readU8(address: number): number {
-    return this.bytes[this.ramAddress(address, 1)];
+    return this.bytes[this.readable(address, 1)];
   }
   readU16(address: number): number {
-    return this.view8.getUint16(this.ramAddress(address, 2), true);
+    return this.view8.getUint16(this.readable(address, 2), true);
   }
   readU32(address: number): number {
-    return this.view8.getUint32(this.ramAddress(address, 4), true);
+    return this.view8.getUint32(this.readable(address, 4), true);
   }
   readU64(address: number): bigint {
-    return this.view8.getBigUint64(this.ramAddress(address, 8), true);
+    return this.view8.getBigUint64(this.readable(address, 8), true);
   }
   writeU8(address: number, value: number): void {
     this.bytes[this.writable(address, 1)] = value;
