@@ -18,7 +18,7 @@ import {
   type InstanceOptions,
   type Surroundings,
 } from "../instance.ts";
-import { GuestMemory } from "../memory/memory.ts";
+import { GuestMemory, PAGE_SIZE } from "../memory/memory.ts";
 import { TestBlock, TestChar, TestNet } from "./backends.ts";
 import { Meter, metered } from "./metered.ts";
 import type {
@@ -614,10 +614,7 @@ export class TestContext {
    * @param restore Restores the devices, while interrupt controllers are not told of levels.
    */
   continue(other: TestContext, restore: () => void): void {
-    this.memory.bytes.set(
-      other.memory.bytes.subarray(other.memory.ramBase),
-      this.memory.ramBase,
-    );
+    copyUsed(other.memory, this.memory);
     this.clock.restore(other.clock.save());
     this.meter.recent = [...other.meter.recent];
     this.chars.forEach((char, i) => char.continue(other.chars[i]));
@@ -635,6 +632,20 @@ export class TestContext {
   /** Ends the machine. */
   async stop(): Promise<void> {
     for (const instance of this.#instances) await instance.stop();
+  }
+}
+
+/** Copies the pages that are not zero: most are, and touching them would cost more than all else. */
+function copyUsed(from: GuestMemory, to: GuestMemory): void {
+  const { words } = from;
+  const end = from.ramBase + from.ram;
+  for (let at = from.ramBase; at < end; at += PAGE_SIZE) {
+    const last = (at + PAGE_SIZE) / 4;
+    let any = 0;
+    for (let i = at / 4; i < last && any === 0; i += 4) {
+      any = words[i] | words[i + 1] | words[i + 2] | words[i + 3];
+    }
+    if (any !== 0) to.bytes.set(from.bytes.subarray(at, at + PAGE_SIZE), at);
   }
 }
 

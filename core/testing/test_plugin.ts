@@ -23,7 +23,7 @@ export type { GoldenComponent, GoldenSnapshot } from "./golden.ts";
 /** Guest memory of a machine of which the scenario says nothing: little, since it is copied and compared often. */
 const DEFAULT_RAM = 2 << 20;
 /** Random sequences of a test that says nothing. */
-const DEFAULT_RUNS = 40;
+const DEFAULT_RUNS = 30;
 /** The seed of a test that says nothing: every run is the same. */
 const DEFAULT_SEED = 0x5eed;
 
@@ -64,7 +64,7 @@ export interface Scenario<
    * hostile state was accepted.
    */
   invariant?: (state: T) => void;
-  /** Random sequences of operations; 40 when absent. 0 leaves random and hostile runs out. */
+  /** Random sequences of operations; 30 when absent. 0 leaves random and hostile runs out. */
   runs?: number;
   /** Where randomness begins; always the same when absent. */
   seed?: number;
