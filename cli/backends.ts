@@ -9,6 +9,8 @@ import type {
   Plugin,
 } from "../core/plugin.ts";
 import { NET_FORMS } from "../host/net/mod.ts";
+import { IMAGE_FORMATS } from "../host/block/chain.ts";
+import type { PinnedBlock } from "../host/block/mod.ts";
 import type { ChardevHost } from "../host/chardev/mod.ts";
 
 /** The options that a device has for its kind of backend, beside its own. */
@@ -31,12 +33,22 @@ export const BACKEND_OPTIONS: Readonly<
   block: {
     image: {
       type: "string",
-      help: "raw file or block device; a scratch disk in memory without it",
+      help: "image file or block device; a scratch disk in memory without it",
+    },
+    format: {
+      type: "string",
+      help: "qcow2 for a name that ends so, else raw, without it",
+      choices: IMAGE_FORMATS,
     },
     readonly: {
       type: "boolean",
       help: "whether writes are refused",
       default: false,
+    },
+    pin: {
+      type: "boolean",
+      help:
+        "off: writes go to the image itself even if snapshots refer to it, which cannot be restored then; on: to an overlay from the start; without it, to an overlay once a snapshot refers to the image",
     },
     size: { type: "size", help: "bytes of the scratch disk, 64M without it" },
   },
@@ -107,6 +119,8 @@ export function sortOptions(
 export interface OpenBackend {
   /** What the device sees. */
   backend: Backends[keyof Backends];
+  /** A disk in files, which snapshots pin. */
+  image?: PinnedBlock;
   /** Flushes and closes it. */
   close(): Promise<void>;
 }
@@ -117,7 +131,8 @@ export interface OpenBackend {
  * @param kind Its kind.
  * @param id The device's id, for messages.
  * @param options The options that choose it; `backend` is set for a chardev.
- * @param host What a chardev may need.
+ * @param host What it may need: a disk tells through `notify` where its writes go.
+ * @param restoredFrom The snapshot that the machine is restored from.
  * @returns The backend.
  */
 export async function openBackend(
@@ -125,6 +140,7 @@ export async function openBackend(
   id: string,
   options: Record<string, OptionValue>,
   host: ChardevHost,
+  restoredFrom?: string,
 ): Promise<OpenBackend> {
   if (kind === "char") {
     const { openChardev } = await import("../host/chardev/mod.ts");
@@ -136,7 +152,12 @@ export async function openBackend(
     const net = await openNet(options, id);
     return { backend: net, close: () => net.close() };
   }
-  const { openBlock } = await import("../host/block/mod.ts");
-  const image = await openBlock(options);
-  return { backend: image, close: () => image.close() };
+  const { openBlock, PinnedBlock } = await import("../host/block/mod.ts");
+  const { notify } = host;
+  const block = await openBlock(options, { id, restoredFrom, notify });
+  return {
+    backend: block,
+    image: block instanceof PinnedBlock ? block : undefined,
+    close: () => block.close(),
+  };
 }

@@ -641,8 +641,15 @@ interface Found extends Extent {
 /** What is asked of clusters that are to read as zeroes: giving them up need not, may, or must not be done. */
 type Clearing = "discard" | "unmap" | "zero";
 
-/** Where the image under another one is. */
-function findBacking(
+/**
+ * Where the image under another one is.
+ *
+ * @param overlay Path of the image.
+ * @param backing What its header says of the one under it.
+ * @returns Path and format of the one under it.
+ * @throws {MachineError} If it is no file, or its format is not told or unknown.
+ */
+export function findBacking(
   overlay: string,
   { name, format }: Backing,
 ): { path: string; format: "raw" | "qcow2" } {
