@@ -38,6 +38,19 @@ export class UsageError extends CliError {
 }
 
 /**
+ * A text that may come from a file, for a terminal: what is not printed is written as an escape.
+ *
+ * @param text Any text.
+ * @returns One line that a terminal shows and does not obey.
+ */
+export function shownText(text: string): string {
+  return text.replace(
+    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
+    (c) => `\\u{${c.codePointAt(0)!.toString(16)}}`,
+  );
+}
+
+/**
  * The first line of an error's message, for a sentence of its own.
  *
  * @param error Anything that was thrown.
@@ -45,5 +58,7 @@ export class UsageError extends CliError {
  */
 export function reason(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return text.split("\n", 1)[0] || (error instanceof Error ? error.name : "");
+  const line = text.split("\n", 1)[0] ||
+    (error instanceof Error ? error.name : "");
+  return shownText(line);
 }

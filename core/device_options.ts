@@ -95,6 +95,58 @@ function isPermitted(value: OptionValue, spec: OptionSpec): boolean {
   return value >= (spec.min ?? -Infinity) && value <= (spec.max ?? Infinity);
 }
 
+function hasType(value: OptionValue, spec: OptionSpec): boolean {
+  switch (spec.type) {
+    case "string":
+      return typeof value === "string";
+    case "boolean":
+      return typeof value === "boolean";
+    case "number":
+      return typeof value === "number" && Number.isFinite(value);
+    case "size":
+      return Number.isSafeInteger(value) && value as number >= 0;
+  }
+}
+
+/**
+ * Checks options that are typed already, as a snapshot or a program gives them.
+ *
+ * @param device The device, for messages.
+ * @param specs The options that the plugin declares.
+ * @param given The options.
+ * @throws {MachineError} If an option is unknown, of another type or not permitted.
+ */
+export function checkOptions(
+  device: string,
+  specs: Readonly<Record<string, OptionSpec>>,
+  given: Readonly<Record<string, OptionValue>>,
+): void {
+  for (const [name, value] of Object.entries(given)) {
+    if (!Object.hasOwn(specs, name)) throw unknownOption(device, specs, name);
+    const spec = specs[name];
+    if (!hasType(value, spec) || !isPermitted(value, spec)) {
+      throw new MachineError(
+        `option "${name}" of device "${device}" is ${
+          JSON.stringify(value)
+        }: expected ${describeOption(spec)}`,
+      );
+    }
+  }
+}
+
+function unknownOption(
+  device: string,
+  specs: Readonly<Record<string, OptionSpec>>,
+  name: string,
+): MachineError {
+  const names = Object.keys(specs);
+  return new MachineError(
+    `unknown option "${name}" of device "${device}": it takes ${
+      names.length === 0 ? "no options" : names.join(", ")
+    }.${didYouMean(name, names)}`,
+  );
+}
+
 /**
  * Types the options of a device.
  *
@@ -122,14 +174,7 @@ export function parseOptions(
     if (spec.default !== undefined) values[name] = spec.default;
   }
   for (const [name, text] of given) {
-    if (!Object.hasOwn(specs, name)) {
-      const names = Object.keys(specs);
-      throw new MachineError(
-        `unknown option "${name}" of device "${device}": it takes ${
-          names.length === 0 ? "no options" : names.join(", ")
-        }.${didYouMean(name, names)}`,
-      );
-    }
+    if (!Object.hasOwn(specs, name)) throw unknownOption(device, specs, name);
     const value = parseValue(text, specs[name]);
     if (value === undefined || !isPermitted(value, specs[name])) {
       throw new MachineError(

@@ -10,6 +10,7 @@ import type { Isa } from "./bus/isa.ts";
 import type { Interrupts } from "./bus/irq.ts";
 import type { Clock } from "./clock.ts";
 import type { Completions } from "./completions.ts";
+import { checkOptions } from "./device_options.ts";
 import { type FaultSink, type Owner, PluginError } from "./fault.ts";
 import {
   type Backends,
@@ -130,6 +131,7 @@ export class Instance {
   ) {
     this.owner = { id: made.id, plugin: plugin.name };
     this.plugin = plugin;
+    checkOptions(made.id, plugin.options, made.options ?? {});
     this.options = withDefaults(plugin.options, made.options ?? {});
     this.#around = around;
     this.#made = made;

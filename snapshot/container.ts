@@ -49,6 +49,7 @@ import {
   isPlain,
   record,
   SchemaError,
+  show,
   str,
   type TypeDescription,
   u32,
@@ -730,7 +731,7 @@ function printable(path: string, name: string): void {
   if (NOT_SHOWN.test(name)) {
     throw new SchemaError(
       path,
-      `is ${JSON.stringify(name.slice(0, 40))}: expected printable characters`,
+      `is ${show(name)}: expected printable characters`,
     );
   }
 }

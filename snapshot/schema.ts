@@ -91,6 +91,8 @@ const RANGES: Readonly<Record<IntegerKind, readonly [number, number]>> = {
 /** The greatest u64. */
 export const U64_MAX = 0xffff_ffff_ffff_ffffn;
 const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
+/** Controls, and what turns the direction of writing: a terminal obeys them. */
+const NOT_SHOWN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 /** Shown of an offending value at most. */
 const SHOWN = 40;
 
@@ -298,7 +300,13 @@ export interface ValidateOptions {
   contains?: (address: number, length: number) => boolean;
 }
 
-function show(value: unknown): string {
+/**
+ * A value as error messages have it.
+ *
+ * @param value Anything.
+ * @returns A few printable characters.
+ */
+export function show(value: unknown): string {
   if (value === null) return "null";
   if (value instanceof Uint8Array) return `${value.length} bytes`;
   if (Array.isArray(value)) return `a list of ${value.length}`;
@@ -306,7 +314,10 @@ function show(value: unknown): string {
     case "object":
       return "a record";
     case "string": {
-      const text = JSON.stringify(value);
+      const text = JSON.stringify(value).replace(
+        NOT_SHOWN,
+        (c) => `\\u{${c.codePointAt(0)!.toString(16)}}`,
+      );
       return text.length > SHOWN ? `${text.slice(0, SHOWN)}…"` : text;
     }
     case "bigint":
