@@ -10,8 +10,8 @@ import { clockSchema } from "../clock.ts";
 import { fromJson } from "../../snapshot/json.ts";
 import {
   type Schema,
-  type SchemaDescription,
   toJson,
+  type TypeDescription,
 } from "../../snapshot/schema.ts";
 import type { TestContext } from "./context.ts";
 import { RoundTripError, type Subject, text } from "./subject.ts";
@@ -20,8 +20,8 @@ import { RoundTripError, type Subject, text } from "./subject.ts";
 export interface GoldenComponent {
   /** Id of the component. */
   id: string;
-  /** Its schema at that version. */
-  schema: SchemaDescription;
+  /** Its schema at that version: a `SchemaDescription`, in a type that an imported JSON file has. */
+  schema: { name: string; version: number; type: object };
   /** Its state, as `toJson` gives it. */
   state: unknown;
 }
@@ -167,7 +167,7 @@ export async function continueGolden(
   };
   const decoded = (id: string) => {
     const { schema, state } = of(id);
-    return fromJson(schema.type, state, id);
+    return fromJson(schema.type as TypeDescription, state, id);
   };
   const migrated = <T>(id: string, schema: Schema<T>): T =>
     schema.migrate(decoded(id), of(id).schema.version, { path: id });
