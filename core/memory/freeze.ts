@@ -11,7 +11,6 @@ import {
   PAGE_SIZE,
   type PageKeeper,
 } from "./memory.ts";
-import { pageHasher } from "./page_hash.ts";
 
 /** Bytes of copies at which the guest waits until the snapshot has caught up. */
 const BEHIND_BYTES = 128 << 20;
@@ -33,7 +32,6 @@ export class FrozenMemory implements PageSource, PageKeeper {
   readonly inherits: boolean;
   readonly #memory: GuestMemory;
   readonly #pages: number;
-  readonly #hash: (address: number) => number;
   /** The flags before, so that a snapshot that fails leaves CLEAN as it was. */
   readonly #flags: Uint8Array;
   readonly #kept = new Map<number, KeptPage>();
@@ -51,7 +49,6 @@ export class FrozenMemory implements PageSource, PageKeeper {
     this.bytes = memory.ram;
     this.inherits = inherits;
     this.#pages = memory.ram / PAGE_SIZE;
-    this.#hash = pageHasher(memory.wasm, memory.wasmPages);
     const { flags } = memory;
     this.#flags = flags.slice(0, this.#pages);
     // A page of zeroes is in a full snapshot by being left out.
@@ -88,7 +85,7 @@ export class FrozenMemory implements PageSource, PageKeeper {
   #hashOf(page: number): number {
     return this.#memory.flags[page] & PAGE.ZERO
       ? 0
-      : this.#hash(this.#address(page));
+      : this.#memory.hashPage(this.#address(page));
   }
 
   keep(page: number): void {

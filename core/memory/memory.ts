@@ -14,6 +14,7 @@ import {
   type IoHandler,
   MachineError,
 } from "../plugin.ts";
+import { pageHasher } from "./page_hash.ts";
 
 export const PAGE_SIZE = 4096;
 /** First physical address of the PCI hole: RAM above this size continues at 4 GiB. */
@@ -159,6 +160,14 @@ export class GuestMemory implements DmaMemory {
       (host + image.length - this.ramBase) / PAGE_SIZE,
     );
     this.onMapChanged();
+  }
+
+  private hasher: ((host: number) => number) | undefined;
+
+  /** A hash of the page at wasm address `host`; 0 exactly when every byte is zero. */
+  hashPage(host: number): number {
+    this.hasher ??= pageHasher(this.wasm, this.wasmPages);
+    return this.hasher(host);
   }
 
   /** All of RAM. */
