@@ -27,7 +27,17 @@ export const BACKEND_OPTIONS: Readonly<
   net: {
     net: {
       type: "string",
-      help: `the network: ${NET_FORMS.join(", ")}; none without it`,
+      help: `the network: ${NET_FORMS.join(", ")}`,
+      default: "user",
+    },
+    hostfwd: {
+      type: "string",
+      help:
+        "ports of the host that lead to the guest: tcp::8022-:22, with ; between several",
+    },
+    restrict: {
+      type: "boolean",
+      help: "whether the guest reaches nothing outside its network",
     },
   },
   block: {

@@ -22,6 +22,7 @@ import {
   type FirmwareNode,
   type MachineControl,
   MachineError,
+  type NetBackend,
   type OptionSpec,
   type OptionValue,
   type Plugin,
@@ -183,9 +184,7 @@ export class Instance {
       clock: around.clock.view(owner),
       machine: place.machine(),
       cpus: place.cpus(),
-      backend: this.plugin.backend === "char"
-        ? this.#charBackend(made.backend as CharBackend)
-        : made.backend as Backends[keyof Backends],
+      backend: this.#backend(made.backend),
       snapshot: {
         register: ({ save, restore }) => {
           this.#save = save;
@@ -203,6 +202,43 @@ export class Instance {
   }
 
   /** The backend, its calls into the device guarded. */
+  #backend(
+    backend: Backends[keyof Backends] | undefined,
+  ): Backends[keyof Backends] {
+    switch (this.plugin.backend) {
+      case "char":
+        return this.#charBackend(backend as CharBackend);
+      case "net":
+        return this.#netBackend(backend as NetBackend);
+      default:
+        return backend as Backends[keyof Backends];
+    }
+  }
+
+  #netBackend(backend: NetBackend): NetBackend {
+    const own = this.#place.net(backend);
+    const told = (operation: string, listener: () => void) => () => {
+      this.#guard(operation, listener);
+      this.#around.wake();
+    };
+    return {
+      send: own.send,
+      ready: own.ready,
+      get link() {
+        return own.link;
+      },
+      onReceive: (accept) =>
+        own.onReceive((frame) => {
+          let taken = true;
+          this.#guard("network input", () => taken = accept(frame));
+          this.#around.wake();
+          return taken;
+        }),
+      onDrain: (listener) => own.onDrain(told("network output", listener)),
+      onLink: (listener) => own.onLink(told("network link", listener)),
+    };
+  }
+
   #charBackend(backend: CharBackend): CharBackend {
     const own = this.#place.char(backend);
     return {

@@ -23,6 +23,7 @@ import {
   type MachineControl,
   MachineError,
   type MsrHandler,
+  type NetBackend,
   type PciBus,
   type PciFunction,
   type PortBuses,
@@ -480,6 +481,42 @@ export class Place {
           "the output of its console",
           listener,
           (shared) => backend.onDrain(() => shared.target()),
+        ),
+    };
+  }
+
+  /**
+   * The network of the device: of the machine's devices one has its frames.
+   *
+   * @param backend The network.
+   * @returns The same, as the device sees it.
+   */
+  net(backend: NetBackend): NetBackend {
+    return {
+      send: (frame) => backend.send(frame),
+      ready: () => {
+        if (this.#live) backend.ready();
+      },
+      get link() {
+        return backend.link;
+      },
+      onReceive: (accept) =>
+        void this.#share(
+          "the frames of its network",
+          accept,
+          (shared) => backend.onReceive((frame) => shared.target(frame)),
+        ),
+      onDrain: (listener) =>
+        void this.#share(
+          "the room of its network",
+          listener,
+          (shared) => backend.onDrain(() => shared.target()),
+        ),
+      onLink: (listener) =>
+        void this.#share(
+          "the link of its network",
+          listener,
+          (shared) => backend.onLink(() => shared.target()),
         ),
     };
   }
