@@ -53,7 +53,7 @@ const MAX_SLICE = 1_000_000;
 const MIN_SLICE = 1_000;
 /** Real time of a slice, and between two visits to the event loop, in milliseconds. */
 const SLICE_MS = 4;
-/** The same while host work is in flight. */
+/** The same while host work is in flight, or a snapshot is being written. */
 const BUSY_SLICE_MS = 1;
 /** Timers nearer than this are waited for on the event loop, not with a host timer. */
 const SPIN_MS = 0.25;
@@ -530,12 +530,18 @@ export class Machine {
         await this.#idle(turn);
       }
       const now = hostNow();
-      const due = this.#completions.count > 0 ? BUSY_SLICE_MS : SLICE_MS;
-      if (now - visited >= due) {
+      if (now - visited >= this.#sliceMs) {
         await turn.wait();
         visited = hostNow();
       }
     }
+  }
+
+  /** How long a slice may take. */
+  get #sliceMs(): number {
+    return this.#completions.count > 0 || this.memory.keeper !== undefined
+      ? BUSY_SLICE_MS
+      : SLICE_MS;
   }
 
   /** How many instructions the vCPU may run until something else is to be looked at. */
@@ -546,9 +552,8 @@ export class Machine {
       const until = Math.ceil(left / this.clock.nsPerInstruction);
       return Math.max(1, Math.min(until, MAX_SLICE));
     }
-    const slice = this.#completions.count > 0 ? BUSY_SLICE_MS : SLICE_MS;
     const budget = Math.round(
-      this.#speed * Math.min(slice, Math.max(0, left / NS_PER_MS)),
+      this.#speed * Math.min(this.#sliceMs, Math.max(0, left / NS_PER_MS)),
     );
     return Math.min(Math.max(MIN_SLICE, budget), MAX_SLICE);
   }

@@ -28,6 +28,9 @@ import {
 import { type Manifest, manifestSchema } from "./manifest.ts";
 import { ImageBuilder, type PageMap, type PageSource } from "./memory_image.ts";
 
+/** Work is done for so long, in milliseconds, before others may use the thread. */
+const QUANTUM_MS = 2;
+
 /** A snapshot to write. */
 export interface SnapshotContent {
   /** What the machine was made from. */
@@ -42,7 +45,7 @@ export interface SnapshotContent {
 export interface WriteOptions {
   /** Told the pages that are done, and all of them. */
   onProgress?: (done: number, total: number) => void;
-  /** Gives the thread away for a moment: called after every millisecond or so of work. */
+  /** Gives the thread away for a moment: called after every few milliseconds of work. */
   turn?: () => Promise<void>;
 }
 
@@ -200,6 +203,7 @@ export async function writeSnapshot(
   const left = () => content.memories.reduce((n, each) => n + each.left, 0);
   const total = left();
   let storedPages = 0;
+  let began = performance.now();
   for (const source of content.memories) {
     const image = new ImageBuilder(source);
     for (;;) {
@@ -207,7 +211,10 @@ export async function writeSnapshot(
       if (block === undefined) break;
       if (block !== "more") await file.putBlock(block);
       onProgress(total - left(), total);
-      await turn();
+      if (performance.now() - began >= QUANTUM_MS) {
+        await turn();
+        began = performance.now();
+      }
     }
     await file.putMap(source, image.stored, image.map());
     storedPages += image.stored;
