@@ -249,17 +249,19 @@ export class Qcow2Block implements BlockImage {
     const parts: Promise<void>[] = [];
     for (let done = 0; done < target.length;) {
       const at = offset + done;
-      const found = this.#find(at, target.length - done);
-      let extent: Found;
       try {
-        extent = found instanceof Promise ? await found : found;
+        const found = this.#find(at, target.length - done);
+        const extent = found instanceof Promise ? await found : found;
         const part = target.subarray(done, done + extent.length);
-        parts.push(this.#readExtent(extent, at, part));
+        const reading = this.#readExtent(extent, at, part);
+        // It may fail while others are looked for; all are waited for below.
+        reading.catch(() => {});
+        parts.push(reading);
+        done += extent.length;
       } catch (error) {
         parts.push(Promise.reject(error));
         break;
       }
-      done += extent.length;
     }
     if (parts.length === 1) return await parts[0];
     for (const result of await Promise.allSettled(parts)) {
@@ -339,6 +341,11 @@ export class Qcow2Block implements BlockImage {
     let cluster = kept.get(offset);
     if (cluster === undefined) {
       const { file, header } = this.#store;
+      if (offset >= file.size) {
+        throw new CorruptError(
+          `compressed data are at byte ${offset} of the file, which has ${file.size}`,
+        );
+      }
       cluster = (async () => {
         const bytes = new Uint8Array(length);
         const count = await file.read(bytes, offset);

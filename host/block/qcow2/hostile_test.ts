@@ -251,6 +251,35 @@ Deno.test("guest data are not written over the tables of an image, which is mark
   });
 });
 
+Deno.test("a request with a damaged part fails, and the next ones do not", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/disk.qcow2`;
+    await createQcow2(path, { size: SIZE, clusterSize: 512 });
+    const content = noise(SIZE, 8);
+    const disk = await Qcow2Block.open(path);
+    await disk.write(0, content);
+    await disk.close();
+    const bytes = await Deno.readFile(path);
+    const view = new DataView(bytes.buffer);
+    // The last entry of the first table: compressed, where no file reaches. Nor does it to the next table.
+    const ENTRIES = 512 / 8;
+    const last = firstEntry(view) + (ENTRIES - 1) * 8;
+    view.setBigUint64(last, 1n << 62n | OFFSET_MASK);
+    const secondTable = Number(view.getBigUint64(L1_TABLE_OFFSET)) + 8;
+    view.setBigUint64(secondTable, 1n << 63n | OFFSET_MASK);
+    await Deno.writeFile(path, bytes);
+
+    const damaged = await Qcow2Block.open(path, true);
+    const target = new Uint8Array(4 * 512);
+    const start = (ENTRIES - 2) * 512;
+    await damaged.read(start, target.subarray(0, 512));
+    await assertRejects(() => damaged.read(start, target), Error, path);
+    await damaged.read(0, target);
+    assertSame(target, content.subarray(0, target.length));
+    await damaged.close();
+  });
+});
+
 Deno.test("a file that was cut short gives an error where its data are missing", async () => {
   await withChanged(() => {}, async (path) => {
     const { size } = await Deno.stat(path);
