@@ -234,6 +234,7 @@ export class Mmu {
     const table = Number(cr3 & 0xffffffe0n);
     return Array.from({ length: PDPTES }, (_, i) => {
       const host = this.memory.host(this.mask(table + 8 * i));
+      if (host >= 0) this.memory.present(host);
       const entry = host < 0
         ? 0xffff_ffff_ffff_ffffn
         : this.memory.view8.getBigUint64(host, true);
