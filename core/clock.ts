@@ -25,6 +25,9 @@ export const NS_PER_MS = 1_000_000;
 /** Frequency of the time-stamp counter: one tick a virtual nanosecond. */
 export const TSC_HZ = 1_000_000_000;
 
+/** Timers that follow from timers at one instant, before {@linkcode Clock.fireAllDue} gives up. */
+const MOST_ROUNDS = 1_000;
+
 /** What a clock is made with. */
 export interface ClockOptions {
   /** How time passes. */
@@ -172,6 +175,11 @@ export class Clock {
         this.#fault(new PluginError(entry.owner, "a timer", undefined, error));
       }
     }
+  }
+
+  /** Fires until nothing is due; a timer that is armed for the present again and again ends it. */
+  fireAllDue(): void {
+    for (let round = 0; round < MOST_ROUNDS && this.fireDue(); round++);
   }
 
   /**

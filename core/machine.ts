@@ -649,6 +649,8 @@ export class Machine {
       this.#pauseReached = undefined;
     }
     this.clock.pause();
+    // A snapshot cannot say how late a timer is: what is due happens before the devices rest.
+    this.clock.fireAllDue();
     for (const instance of this.#instances) await instance.pause();
     await this.#completions.drain();
     // What a TLB holds is no state. Without it the machine goes on as one that is restored here does.

@@ -456,6 +456,11 @@ export class TestContext {
     this.interrupts.setPirq(pirq, level, GUEST);
   }
 
+  /** The PIRQs that are driven from outside. */
+  get drivenPirqs(): readonly boolean[] {
+    return this.#pirqs;
+  }
+
   /** Resets the bus and every device. */
   reset(): void {
     this.pci.reset();
@@ -538,12 +543,12 @@ export class TestContext {
   /**
    * Lets virtual time pass: timers fire in order, each at its deadline.
    *
-   * @param ns Virtual nanoseconds.
+   * @param ns Virtual nanoseconds; whole ones pass.
    * @param most Timers that may fire; after so many, time stops early.
    * @throws {Error} When timers keep firing at one instant.
    */
   advance(ns: number, most: number = Infinity): void {
-    const end = this.clock.now() + ns;
+    const end = this.clock.now() + Math.floor(ns);
     let fired = 0;
     let atOnce = 0;
     for (;;) {
@@ -562,6 +567,16 @@ export class TestContext {
     this.#moveTo(end);
   }
 
+  /**
+   * Lets virtual time pass in which no timer fires: a slice of the vCPU, during which the event loop waits. What is due
+   * fires in the next {@linkcode advance}.
+   *
+   * @param ns Virtual nanoseconds.
+   */
+  stall(ns: number): void {
+    this.#moveTo(this.clock.now() + Math.floor(ns));
+  }
+
   /** Waits for host work and delivers its results; what a {@linkcode TestBlock} holds back stays in flight. */
   async settle(): Promise<void> {
     if (this.blocks.length === 0) return await this.completions.drain();
@@ -573,12 +588,13 @@ export class TestContext {
   }
 
   /**
-   * Pauses the devices as a machine does before it is saved: backends answer what is in flight,
-   * and take output again.
+   * Pauses the devices as a machine does before it is saved: timers that are due fire, backends answer what is in
+   * flight, and take output again.
    *
    * @throws {Error} When a device does not come to rest.
    */
   async pause(): Promise<void> {
+    this.advance(0);
     let paused = false;
     const done = (async () => {
       for (const instance of this.#instances) await instance.pause();

@@ -32,6 +32,7 @@ const WEIGHT = {
   hint: 12,
   config: 2,
   wait: 4,
+  stall: 2,
   backend: 6,
   poke: 2,
   wires: 6,
@@ -324,6 +325,15 @@ const wait: fc.Arbitrary<Operation> = record({
   ),
 });
 
+/** A slice of the vCPU. */
+const stall: fc.Arbitrary<Operation> = record({
+  do: fc.constant("stall" as const),
+  ns: fc.oneof(
+    fc.integer({ min: 1, max: MICROSECOND }),
+    fc.integer({ min: 1, max: 5 * MILLISECOND }),
+  ),
+});
+
 const poke: fc.Arbitrary<Operation> = record({
   do: fc.constant("poke" as const),
   recent: fc.nat(15),
@@ -355,6 +365,7 @@ export function operations(
     ...backends(machine),
     ...wires(machine),
     { arbitrary: wait, weight: WEIGHT.wait },
+    { arbitrary: stall, weight: WEIGHT.stall },
     { arbitrary: rare, weight: WEIGHT.rare },
   ];
   if (steps) {

@@ -40,6 +40,8 @@ export interface GoldenSnapshot {
   memory: Record<string, string>;
   /** What disks hold, in the same form. */
   disks: Record<string, string>[];
+  /** PIRQs that were driven from outside. */
+  pirqs: boolean[];
   /** Host input that the device had not taken. */
   input: number[][];
   /** What the later steps replied, in JSON form. */
@@ -113,6 +115,7 @@ export async function takeGolden(
     ],
     memory: sparse(ram(machine)),
     disks: machine.blocks.map(({ bytes }) => sparse(bytes)),
+    pirqs: [...machine.drivenPirqs],
     input: machine.chars.map(({ waiting }) => [...waiting]),
     replies: [],
   };
@@ -179,6 +182,7 @@ export async function continueGolden(
   machine.driveLines(irq.sources);
   machine.interrupts.quietly(() => {
     machine.interrupts.restore(irq);
+    golden.pirqs.forEach((level, pirq) => machine.pirq(pirq, level));
     machine.pci.restore(migrated("pci", pciSchema));
     for (const instance of machine.instances) {
       const { id } = instance.owner;

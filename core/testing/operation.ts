@@ -25,6 +25,7 @@ export type Operation =
   | { do: "wrmsr"; msr: number; value: bigint }
   | { do: "poke"; recent: number; offset: number; value: number }
   | { do: "wait"; ns: number }
+  | { do: "stall"; ns: number }
   | { do: "type"; bytes: number[] }
   | { do: "block output" }
   | { do: "drain output" }
@@ -103,6 +104,8 @@ export function describe(operation: Operation): string {
       return `poke (last DMA address but ${operation.recent}) + ${operation.offset}${value}`;
     case "wait":
       return `wait ${operation.ns} ns`;
+    case "stall":
+      return `wait ${operation.ns} ns without timers`;
     case "type":
       return `type ${operation.bytes.map(hex).join(" ")}`;
     case "receive":
@@ -177,6 +180,8 @@ export function perform(machine: TestContext, operation: Operation): unknown {
     }
     case "wait":
       return machine.advance(operation.ns, MOST_FIRINGS);
+    case "stall":
+      return machine.stall(operation.ns);
     case "type":
       return machine.chars[0]?.type(operation.bytes);
     case "block output":

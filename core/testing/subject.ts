@@ -174,12 +174,20 @@ export class Subject {
    * @returns The copy.
    */
   transplant(make: () => TestContext, where: string): Subject {
+    const seen = text(this.observed());
     const saved = this.save();
     for (const [id, state] of this.save()) {
       compare(`${where}: a second save`, saved.get(id), state, [
         "it",
         "the first",
       ]);
+    }
+    if (text(this.observed()) !== seen) {
+      throw new RoundTripError(
+        `${where}: saving sent ${
+          text(this.observed())
+        }: expected nothing beyond ${seen}`,
+      );
     }
     const copy = new Subject(make(), this.steps);
     copy.done = this.done;

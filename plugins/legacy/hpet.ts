@@ -241,9 +241,12 @@ class HpetTimer {
   /** A match that interrupts nobody shows in the comparator only: it may be late until that is looked at. */
   #arm(due: number | undefined): void {
     this.#due = due;
-    const silent = !this.interruptEnabled && !this.levelTriggered;
     if (due === undefined) this.#timer.cancel();
-    else this.#timer.armAt(silent ? due + SILENT_LATENESS : due);
+    else this.#timer.armAt(this.#silent ? due + SILENT_LATENESS : due);
+  }
+
+  get #silent(): boolean {
+    return !this.interruptEnabled && !this.levelTriggered;
   }
 
   /** Takes a match that is due. */
@@ -266,7 +269,8 @@ class HpetTimer {
   }
 
   save(): TimerState {
-    this.settle();
+    // A match that nobody hears may have been left for later; any other is the event loop's to fire.
+    if (this.#silent) this.settle();
     return {
       configuration: this.#configuration,
       comparator: this.#comparator,
@@ -274,7 +278,7 @@ class HpetTimer {
       setHigh: this.#setHigh,
       timer: this.#due === undefined
         ? null
-        : { remaining: this.#due - this.#block.clock.now() },
+        : { remaining: Math.max(0, this.#due - this.#block.clock.now()) },
     };
   }
 

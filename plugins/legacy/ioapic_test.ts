@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { createTestContext } from "../../core/testing/context.ts";
 import ioapic from "./ioapic.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const BASE = 0xfec0_0000;
 const EOI = BASE + 0x40;
@@ -127,3 +128,34 @@ Deno.test("ioapic refuses reserved bits", () => {
     "high.2",
   );
 });
+
+testRoundTrip(ioapic, {
+  steps: [
+    // An edge, and a level with its entry half written.
+    (machine) => machine.store(BASE, 0x18),
+    (machine) => machine.store(BASE + 0x10, 0x0831),
+    (machine) => machine.line(4, true),
+    (machine) => machine.store(BASE, 0x27),
+    (machine) => machine.store(BASE + 0x10, 0x0300_0000),
+    (machine) => machine.line(11, true),
+    (machine) => machine.store(BASE, 0x26),
+    (machine) => machine.store(BASE + 0x10, LEVEL | 0x55),
+    (machine) => machine.load(BASE + 0x10),
+    // It stays high over an EOI, and falls before the next.
+    (machine) => machine.interrupts.broadcastEoi(0x55),
+    (machine) => machine.line(11, false),
+    (machine) => machine.load(BASE + 0x10) & REMOTE_IRR,
+    (machine) => machine.store(EOI, 0x55),
+    (machine) => machine.load(BASE + 0x10) & REMOTE_IRR,
+    // Masked while a PIRQ rises, and unmasked.
+    (machine) => machine.store(BASE, 0x10 + 2 * 17),
+    (machine) => machine.store(BASE + 0x10, MASKED | LEVEL | 0x66),
+    (machine) => machine.pirq(1, true),
+    (machine) => machine.store(BASE + 0x10, LEVEL | 0x66),
+    (machine) => machine.interrupts.broadcastEoi(0x66),
+    (machine) => machine.pirq(1, false),
+    (machine) => machine.line(4, false),
+    (machine) => machine.line(4, true),
+    (machine) => machine.load(BASE + 0x10),
+  ],
+}, import.meta.url);

@@ -1,7 +1,11 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { createTestContext } from "../../core/testing/context.ts";
+import {
+  createTestContext,
+  type TestContext,
+} from "../../core/testing/context.ts";
 import { MsrFault } from "../../core/plugin.ts";
 import lapic from "./lapic.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const PAGE = 0xfee0_0000;
 const ID = PAGE + 0x20, VERSION = PAGE + 0x30, TPR = PAGE + 0x80;
@@ -344,3 +348,78 @@ Deno.test("lapic refuses states that it cannot be in", () => {
   );
   assertThrows(broken({ tscDeadline: 5n }), Error, "apics.0.tscDeadline");
 });
+
+/** Sends an interrupt message. */
+function message(
+  machine: TestContext,
+  vector: number,
+  level = false,
+  deliveryMode = 0,
+): void {
+  machine.interrupts.deliver({
+    destination: 0,
+    destinationMode: 0,
+    deliveryMode,
+    vector,
+    level,
+  });
+}
+
+testRoundTrip(lapic, {
+  make: () => ({ recordMessages: false }),
+  steps: [
+    (machine) => machine.store(SVR, 0x1ff),
+    (machine) => machine.store(LVT_LINT0, 0x8041),
+    (machine) => machine.interrupts.setPicOutput(true),
+    // A one-shot, its divisor changed on the way.
+    (machine) => machine.store(DIVIDE, 0x03),
+    (machine) => machine.store(LVT_TIMER, 0x50),
+    (machine) => machine.store(INITIAL, 1000),
+    (machine) => machine.advance(7_001),
+    (machine) => machine.load(CURRENT),
+    (machine) => machine.store(DIVIDE, 0x00),
+    (machine) => machine.advance(1_200),
+    // Interrupts in service, waiting, and held back by the task priority.
+    (machine) => machine.interrupts.acknowledge(0),
+    (machine) => message(machine, 0x61, true),
+    (machine) => machine.interrupts.acknowledge(0),
+    (machine) => [message(machine, 0x52), message(machine, 0x73)],
+    (machine) => machine.store(TPR, 0x80),
+    (machine) => [machine.load(PPR), machine.interrupts.pending(0)],
+    (machine) => machine.store(EOI, 0),
+    (machine) => machine.store(TPR, 0x20),
+    (machine) => machine.interrupts.acknowledge(0),
+    (machine) => [machine.store(EOI, 0), machine.store(EOI, 0)],
+    // Periodic, saved within a period.
+    (machine) => machine.store(LVT_TIMER, 0x2_0055),
+    (machine) => machine.store(INITIAL, 40_000),
+    (machine) => machine.advance(130_000),
+    (machine) => [machine.load(CURRENT), machine.interrupts.pending(0)],
+    (machine) => machine.interrupts.acknowledge(0),
+    // An error, an IPI to itself, half of an ICR.
+    (machine) => machine.store(LVT_ERROR, 0xfe),
+    (machine) => machine.store(ICR_HIGH, 0x0100_0000),
+    (machine) => machine.store(ICR_LOW, 0x4_0005),
+    (machine) => machine.store(ICR_LOW, 0x4_0077),
+    (machine) => [machine.store(ESR, 0), machine.load(ESR)],
+    // TSC deadline.
+    (machine) => machine.store(LVT_TIMER, 0x4_0056),
+    (machine) =>
+      machine.cpus[0].writeMsr(
+        TSC_DEADLINE,
+        BigInt(machine.clock.now() + 90_000),
+      ),
+    (machine) => machine.advance(89_999),
+    (machine) => machine.advance(1),
+    (machine) => machine.cpus[0].readMsr(TSC_DEADLINE),
+    (machine) => [machine.store(LDR, 0x0200_0000), machine.load(DFR)],
+    // An ExtINT and a start-up message; then x2APIC mode.
+    (machine) => message(machine, 0, false, 7),
+    (machine) => message(machine, 9, false, 6),
+    (machine) => machine.cpus[0].writeMsr(APIC_BASE, 0xfee00d00n),
+    (machine) => machine.cpus[0].writeMsr(0x83f, 0x88n),
+    (machine) => machine.cpus[0].readMsr(0x80d),
+    (machine) => machine.interrupts.acknowledge(0),
+    (machine) => machine.cpus[0].readMsr(0x80a),
+  ],
+}, import.meta.url);

@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { createTestContext } from "../../core/testing/context.ts";
 import lpc from "./lpc.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const SLOT = 0x1f;
 const PIRQA = 0x60, PIRQE = 0x68, RCBA = 0xf0;
@@ -108,3 +109,29 @@ Deno.test("lpc refuses reserved bits", () => {
   assertThrows(() => restore({ ...state, rcba: 2 }), Error, "rcba");
   assertThrows(() => restore({ ...state, resetControl: 4 }), Error, "reset");
 });
+
+testRoundTrip(lpc, {
+  steps: [
+    (machine) => machine.pirq(1, true),
+    (machine) => machine.configWrite(SLOT, 0, PIRQA + 1, 0x0b, 1),
+    (machine) => machine.pirq(4, true),
+    (machine) => machine.configWrite(SLOT, 0, PIRQE, 0x8080_800b, 4),
+    (machine) => machine.pirq(1, false),
+    (machine) => machine.configWrite(SLOT, 0, PIRQE, 0x0a, 1),
+    (machine) => machine.configWrite(SLOT, 0, RCBA, 0xfed1_c001),
+    (machine) => machine.store(0xfed1_c000 + GCS, 0x64),
+    (machine) => machine.store(0xfed1_c000 + HPTC, 0x01),
+    (machine) =>
+      [GCS, HPTC].map((register) => machine.load(0xfed1_c000 + register)),
+    (machine) => machine.configWrite(SLOT, 0, RCBA, 0xfed2_0001),
+    (machine) => machine.load(0xfed2_0000 + GCS),
+    (machine) => machine.out(0x80, 0x5a),
+    (machine) => machine.out(0x92, 0x00),
+    (machine) => machine.out(0xcf9, 0x0a),
+    (machine) => [0x80, 0x92, 0xcf9].map((port) => machine.in(port)),
+    (machine) => machine.configWrite(SLOT, 0, 0x84, 0x1234_5679),
+    (machine) => machine.out(0xcf9, 0x0e),
+    (machine) => machine.pirq(4, false),
+    (machine) => machine.configRead(SLOT, 0, PIRQA, 4),
+  ],
+}, import.meta.url);

@@ -2,6 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { createTestContext } from "../../core/testing/context.ts";
 import type { IrqLine } from "../../core/plugin.ts";
 import pic from "./pic.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const MASTER = 0x20, MASTER_DATA = 0x21;
 const SLAVE = 0xa0, SLAVE_DATA = 0xa1;
@@ -194,3 +195,42 @@ Deno.test("pic refuses states that it cannot be in", () => {
   assertThrows(broken({ initStep: 1 }), Error, "master.initStep");
   assertThrows(broken({ elcr: 0x04 }), Error, "master.elcr");
 });
+
+testRoundTrip(pic, {
+  make: () => ({ recordMessages: false }),
+  steps: [
+    // Initialization, saved in the middle of each sequence.
+    (machine) => machine.out(MASTER, 0x11),
+    (machine) => machine.out(MASTER_DATA, 0x20),
+    (machine) => machine.line(1, true),
+    (machine) => machine.out(MASTER_DATA, 0x04),
+    (machine) => machine.out(MASTER_DATA, 0x01),
+    (machine) => machine.out(SLAVE, 0x11),
+    (machine) => machine.out(SLAVE_DATA, 0x28),
+    (machine) => machine.out(SLAVE_DATA, 0x02),
+    (machine) => machine.out(SLAVE_DATA, 0x03),
+    (machine) => machine.out(MASTER_DATA, 0xa8),
+    // Edges and levels, in service and waiting, through the cascade.
+    (machine) => machine.line(1, false),
+    (machine) => machine.line(1, true),
+    (machine) => machine.out(0x4d0, 0x0800, 2),
+    (machine) => machine.line(11, true),
+    (machine) => machine.line(4, true),
+    (machine) => machine.interrupts.acknowledge(0),
+    (machine) => machine.interrupts.acknowledge(0),
+    (machine) => machine.line(4, false),
+    (machine) => machine.out(MASTER, 0x0b),
+    (machine) => [machine.in(MASTER), machine.in(SLAVE)],
+    // Special mask, poll, rotation, end of interrupt.
+    (machine) => machine.out(MASTER, 0x68),
+    (machine) => machine.out(MASTER, 0x0c),
+    (machine) => machine.in(MASTER),
+    (machine) => machine.out(MASTER, 0xa0),
+    (machine) => machine.interrupts.pending(0),
+    (machine) => machine.interrupts.acknowledge(0),
+    (machine) => machine.out(SLAVE, EOI),
+    (machine) => machine.out(MASTER, 0x80),
+    (machine) => machine.in(MASTER_DATA),
+    (machine) => machine.in(0x4d0, 2),
+  ],
+}, import.meta.url);

@@ -3,6 +3,7 @@ import { createTestContext } from "../../core/testing/context.ts";
 import pit from "./pit.ts";
 import { PIT_HERTZ } from "./pit_counter.ts";
 import { timeOfTick } from "./support.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const CONTROL = 0x43, PORT61 = 0x61;
 const OUT = 0x80, NULL_COUNT = 0x40;
@@ -288,3 +289,47 @@ Deno.test("pit refuses states that it cannot be in", () => {
     "channels.0.reload",
   );
 });
+
+testRoundTrip(pit, {
+  steps: [
+    // A rate generator, saved between the halves of its count.
+    (machine) => machine.out(CONTROL, 0x34),
+    (machine) => machine.out(0x40, 0xa9),
+    (machine) => machine.out(0x40, 0x04),
+    (machine) => machine.advance(1_500_000),
+    // A new count, which waits for the end of the cycle; half of it, to begin with.
+    (machine) => machine.out(0x40, 0x00),
+    (machine) => machine.advance(700_001),
+    (machine) => machine.out(0x40, 0x03),
+    (machine) => machine.advance(300_000),
+    // Latched and read by halves.
+    (machine) => machine.out(CONTROL, 0x00),
+    (machine) => machine.advance(40_000),
+    (machine) => machine.in(0x40),
+    (machine) => machine.in(0x40),
+    // A square wave on the speaker, gated; a BCD one-shot beside it.
+    (machine) => machine.out(CONTROL, 0xb6),
+    (machine) => machine.out(0x42, 0x33),
+    (machine) => machine.out(0x42, 0x05),
+    (machine) => machine.out(0x61, 0x03),
+    (machine) => machine.advance(333_333),
+    (machine) => machine.in(0x61),
+    (machine) => machine.out(0x61, 0x02),
+    (machine) => machine.advance(55_555),
+    (machine) => machine.out(0x61, 0x01),
+    (machine) => machine.out(CONTROL, 0x71),
+    (machine) => machine.out(0x41, 0x99),
+    (machine) => machine.out(0x41, 0x12),
+    // Status and count of all three latched, and read one by one.
+    (machine) => machine.out(CONTROL, 0xce),
+    (machine) => [machine.in(0x40), machine.in(0x40)],
+    (machine) => [machine.in(0x41), machine.in(0x42)],
+    (machine) => [machine.in(0x40), machine.in(0x41), machine.in(0x42)],
+    // One shot, and over.
+    (machine) => machine.out(CONTROL, 0x10),
+    (machine) => machine.out(0x40, 0x80),
+    (machine) => machine.advance(107_000),
+    (machine) => machine.advance(2_000),
+    (machine) => [machine.in(0x40), machine.in(0x61)],
+  ],
+}, import.meta.url);

@@ -2,6 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { createTestContext } from "../../core/testing/context.ts";
 import pmtimer from "./pmtimer.ts";
 import { timeOfTick } from "./support.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const PM1_STS = 0x600, PM1_EN = 0x602, PM1_CNT = 0x604, PM_TMR = 0x608;
 const GPE0_EN = 0x628, SMI_EN = 0x630, SMI_STS = 0x634;
@@ -98,3 +99,28 @@ Deno.test("pmtimer refuses reserved bits", () => {
     "pm1Control",
   );
 });
+
+testRoundTrip(pmtimer, {
+  steps: [
+    (machine) => machine.advance(timeOfTick(HALF, HERTZ) - 1_000),
+    (machine) => machine.in(PM_TMR, 4),
+    (machine) => machine.out(PM1_EN, TMR, 2),
+    (machine) => machine.advance(2_000),
+    (machine) => machine.in(PM1_STS, 2),
+    (machine) => machine.out(PM1_STS, TMR, 2),
+    (machine) => machine.out(PM1_EN, TMR | PWRBTN, 2),
+    (machine) => machine.pressPowerButton(),
+    (machine) => machine.out(PM1_EN, TMR, 2),
+    (machine) => machine.in(PM1_STS, 4),
+    (machine) => machine.out(GPE0_EN, 0xa5a5, 2),
+    (machine) => machine.out(SMI_EN, 0x20, 4),
+    (machine) => machine.out(0xb3, 0x5a),
+    (machine) => machine.out(0xb2, 0x42),
+    (machine) => [machine.in(SMI_STS, 4), machine.in(0xb2), machine.in(0xb3)],
+    (machine) => machine.out(PM1_STS, PWRBTN, 2),
+    (machine) => machine.out(PM1_CNT, 5 << 10 | 1, 2),
+    (machine) => machine.advance(timeOfTick(HALF, HERTZ)),
+    (machine) => machine.out(PM1_CNT, 5 << 10 | 1 << 13 | 1, 2),
+    (machine) => [machine.in(PM1_CNT, 4), machine.in(PM_TMR, 4)],
+  ],
+}, import.meta.url);

@@ -1,6 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { createTestContext } from "../../core/testing/context.ts";
 import q35 from "./q35.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 Deno.test("q35 reports what is fixed", () => {
   const { machine } = createTestContext(q35, { ram: 64 << 20 });
@@ -20,3 +21,13 @@ Deno.test("q35 has no state of its own", () => {
   assertEquals(save(), {});
   restore({});
 });
+
+testRoundTrip(q35, {
+  steps: [
+    (machine) => machine.configWrite(0, 0, 0x90, 0x33, 1),
+    (machine) => machine.out(0xcf8, 0x8000_0090, 4),
+    (machine) => machine.in(0xcfc, 4),
+    (machine) => machine.configWrite(0, 0, 4, 7, 2),
+    (machine) => machine.configRead(0, 0, 4),
+  ],
+}, import.meta.url);

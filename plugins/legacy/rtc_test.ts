@@ -1,6 +1,10 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { createTestContext } from "../../core/testing/context.ts";
+import {
+  createTestContext,
+  type TestContext,
+} from "../../core/testing/context.ts";
 import rtc from "./rtc.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const SECOND = 1e9;
 const A = 0x0a, B = 0x0b, C = 0x0c, D = 0x0d, CENTURY = 0x32;
@@ -206,3 +210,55 @@ Deno.test("rtc refuses states that it cannot be in", () => {
   assertThrows(() => restore({ ...state, offset: 1e300 }), Error, "offset");
   assertThrows(() => restore({ ...state, sinceFlags: 9 }), Error, "sinceFlags");
 });
+
+/** Writes a register of the clock. */
+function put(machine: TestContext, index: number, value: number): void {
+  machine.out(0x70, index);
+  machine.out(0x71, value);
+}
+
+/** Reads registers of the clock. */
+function get(machine: TestContext, ...indexes: number[]): number[] {
+  return indexes.map((index) => {
+    machine.out(0x70, index);
+    return machine.in(0x71);
+  });
+}
+
+testRoundTrip(rtc, {
+  make: () => ({ rtcBase: Date.parse("2026-11-21T15:58:57.250Z") }),
+  steps: [
+    (machine) => get(machine, ...TIME, 6, D),
+    // Periodic interrupts, one of them unread.
+    (machine) => put(machine, A, 0x29),
+    (machine) => put(machine, B, H24 | PIE),
+    (machine) => machine.advance(10_000_000),
+    (machine) => get(machine, C),
+    (machine) => machine.advance(3_000_001),
+    // The time is set, with the clock standing.
+    (machine) => put(machine, B, H24 | SET),
+    (machine) => put(machine, 4, 0x23),
+    (machine) => machine.advance(SECOND / 3),
+    (machine) => [put(machine, 2, 0x59), put(machine, 0, 0x58)],
+    (machine) => put(machine, 7, 0x31),
+    (machine) => put(machine, B, H24 | AIE | UIE),
+    // An alarm at any hour, across midnight.
+    (machine) => [put(machine, 1, 0x01), put(machine, 3, 0x00)],
+    (machine) => put(machine, 5, 0xc0),
+    (machine) => machine.advance(1.5 * SECOND),
+    (machine) => get(machine, C, ...TIME),
+    (machine) => machine.advance(2 * SECOND),
+    (machine) => get(machine, C),
+    // The divider in reset, then running half a second ahead.
+    (machine) => put(machine, A, 0x76),
+    (machine) => machine.advance(SECOND),
+    (machine) => put(machine, A, 0x26),
+    (machine) => machine.advance(0.6 * SECOND),
+    // NVRAM of both banks; an index waits for its data.
+    (machine) => put(machine, 0x55, 0xaa),
+    (machine) => machine.out(0x72, 0x33),
+    (machine) => machine.out(0x73, 0xcc),
+    (machine) => machine.in(0x73),
+    (machine) => get(machine, 0x55, A, B, C, ...TIME),
+  ],
+}, import.meta.url);

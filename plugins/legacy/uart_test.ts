@@ -2,6 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import type { CharBackend } from "../../core/plugin.ts";
 import { createTestContext, TestContext } from "../../core/testing/context.ts";
 import uart from "./uart.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 
 const COM1 = 0x3f8;
 const THR = COM1, RBR = COM1, DLL = COM1;
@@ -255,3 +256,52 @@ Deno.test("uart refuses states that it cannot be in", () => {
     "timeoutPending",
   );
 });
+
+testRoundTrip(uart, {
+  steps: [
+    // A driver probes and sets the line up; input waits at the other end meanwhile.
+    (machine) => machine.char.type("typed ahead"),
+    (machine) => machine.out(IER, 0x0f),
+    (machine) => [machine.in(IIR), machine.out(IER, 0)],
+    (machine) => machine.out(LCR, 0x83),
+    (machine) => machine.out(DLL, 1, 2),
+    (machine) => machine.out(LCR, 0x03),
+    (machine) => machine.out(FCR, 0x81),
+    (machine) => machine.out(IER, 0x0d),
+    // The first character is on its way; fewer than the trigger level have come.
+    (machine) => machine.out(MCR, 0x0b),
+    (machine) => machine.advance(50_000),
+    (machine) => machine.advance(50_000),
+    (machine) => machine.in(IIR),
+    (machine) => [machine.in(RBR), machine.in(RBR), machine.in(LSR)],
+    // The character timeout runs, and then asks.
+    (machine) => [1, 2, 3, 4].map(() => machine.in(RBR)),
+    (machine) => machine.advance(200_000),
+    (machine) => machine.advance(200_000),
+    (machine) => [machine.in(IIR), machine.in(RBR)],
+    // Output: THRE pending, its interrupt enabled late, the backend full.
+    (machine) => machine.out(IER, 0x0f),
+    (machine) => machine.in(IIR),
+    (machine) => machine.char.block(),
+    (machine) => [..."stuck"].map((c) => machine.out(THR, c.charCodeAt(0))),
+    (machine) => machine.in(IIR),
+    (machine) => machine.char.drain(),
+    (machine) => [machine.in(IIR), machine.in(LSR)],
+    // Errors behind good characters, in loopback, with modem lines that change.
+    (machine) => machine.out(MCR, 0x12),
+    (machine) => [machine.out(THR, 0x41), machine.out(LCR, 0x43)],
+    (machine) => [machine.out(LCR, 0x03), machine.out(THR, 0x42)],
+    (machine) => machine.in(LSR),
+    (machine) => machine.in(RBR),
+    (machine) => [machine.in(IIR), machine.in(LSR), machine.in(RBR)],
+    (machine) => machine.out(MCR, 0x0b),
+    (machine) => [machine.in(MSR), machine.in(IIR)],
+    // Input in pieces, the FIFO full.
+    (machine) => machine.char.type(Array(20).keys()),
+    (machine) => machine.advance(1_000_000),
+    (machine) => [machine.in(IIR), machine.in(RBR)],
+    (machine) => machine.out(FCR, 0x07),
+    (machine) => machine.advance(1_000_000),
+    (machine) => [machine.in(LSR), machine.in(RBR), machine.in(SCR)],
+  ],
+}, import.meta.url);
