@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
+import fs from "node:fs";
 import { MachineError } from "../../../core/plugin.ts";
 import { createQcow2, Qcow2Block } from "./mod.ts";
 import {
@@ -144,5 +145,128 @@ Deno.test("a read-only qcow2 image refuses writes and leaves the file alone", as
     await disk.close();
     await assertRejects(() => disk.read(0, sector), Error, "closed");
     assertEquals(await Deno.readFile(path), before);
+  });
+});
+
+/** Lets writes to files fail as long as `body` runs, if `fails` says so of a write. */
+async function withFailures(
+  fails: () => boolean,
+  body: () => Promise<void>,
+): Promise<void> {
+  const { write, fdatasync } = fs;
+  type Callback = (error: Error | null, count?: number) => void;
+  const failing =
+    <Arguments extends unknown[]>(call: (...args: Arguments) => void) =>
+    (...args: Arguments) => {
+      if (!fails()) return call(...args);
+      const done = args.at(-1) as Callback;
+      queueMicrotask(() => done(new Error("no space left on device")));
+    };
+  const patched = fs as unknown as Record<string, unknown>;
+  patched.write = failing(write as (...args: unknown[]) => void);
+  patched.fdatasync = failing(fdatasync as (...args: unknown[]) => void);
+  try {
+    await body();
+  } finally {
+    Object.assign(patched, { write, fdatasync });
+  }
+}
+
+Deno.test("a qcow2 image is whole after the host could not write", async () => {
+  const size = 200 * KIB;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(512, 4 * KIB, 64 * KIB),
+      fc.integer({ min: 1, max: 6 }),
+      fc.array(fc.array(changes(size / 512, 100), { maxLength: 6 }), {
+        maxLength: 12,
+      }),
+      (clusterSize, rarity, batches) =>
+        withFolder(async (folder) => {
+          const path = `${folder}/disk.qcow2`;
+          await createQcow2(path, { size, clusterSize });
+          const model = new Uint8Array(size);
+          const disk = await Qcow2Block.open(path);
+          for (const [i, batch] of batches.entries()) {
+            if (i % 2 === 0) {
+              await applyAtOnce(disk, model, batch);
+              assertSame(await readAll(disk), model);
+              continue;
+            }
+            let count = 0;
+            let failures = 0;
+            const fails = () => {
+              if (++count % rarity !== 0) return false;
+              failures++;
+              return true;
+            };
+            await withFailures(fails, async () => {
+              for (const change of batch) {
+                try {
+                  await applyAtOnce(disk, model, [change]);
+                } catch (error) {
+                  assert(failures > 0, String(error));
+                  // Some of it may have been done, and nothing else.
+                  const start = change.sector * 512;
+                  const length = change.sectors * 512;
+                  await disk.read(start, model.subarray(start, start + length));
+                }
+              }
+            });
+            assertSame(await readAll(disk), model);
+          }
+          await disk.close();
+          await assertClean(path);
+          const again = await Qcow2Block.open(path, true);
+          assertSame(await readAll(again), model);
+          await again.close();
+        }),
+    ),
+    { numRuns: 30 },
+  );
+});
+
+Deno.test("an image whose tables do not fit in memory is read and written", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/disk.qcow2`;
+    const size = 64 * KIB * KIB;
+    await createQcow2(path, { size, clusterSize: 512 });
+    const disk = await Qcow2Block.open(path);
+    // One sector in each L2 table, in an order that is far from theirs.
+    const tables = size / (32 * KIB);
+    const places = Array.from(
+      { length: tables },
+      (_, i) => (i * 1021 % tables) * 32 * KIB + i % 64 * 512,
+    );
+    await Promise.all(places.map((at, i) => disk.write(at, noise(512, i))));
+    const target = new Uint8Array(512);
+    for (const [i, at] of places.entries()) {
+      await disk.read(at, target);
+      assertSame(target, noise(512, i));
+    }
+    await disk.close();
+    await assertClean(path);
+  });
+});
+
+Deno.test("a long chain of overlays is read through", async () => {
+  await withFolder(async (folder) => {
+    const size = 64 * KIB;
+    const path = (i: number) => `${folder}/${i}.qcow2`;
+    await createQcow2(path(0), { size });
+    const base = await Qcow2Block.open(path(0));
+    await base.write(0, noise(size, 1));
+    await base.close();
+    const count = 300;
+    for (let i = 1; i <= count; i++) {
+      const backing = { path: `${i - 1}.qcow2`, format: "qcow2" } as const;
+      await createQcow2(path(i), { size, backing });
+    }
+    const disk = await Qcow2Block.open(path(count));
+    await disk.write(512, noise(512, 2));
+    const expected = noise(size, 1);
+    expected.set(noise(512, 2), 512);
+    assertSame(await readAll(disk), expected);
+    await disk.close();
   });
 });

@@ -317,12 +317,11 @@ export class Refcounts {
     const field = new DataView(new ArrayBuffer(12));
     field.setBigUint64(0, BigInt(offset));
     field.setUint32(8, tableClusters);
+    // The old table is one as good until the next commit waits for this.
     await this.#file.write(
       new Uint8Array(field.buffer),
       REFCOUNT_TABLE_OFFSET,
     );
-    await this.#file.sync();
-
     this.#table = table;
     for (let i = 0; i < blocks; i++) {
       const what = "a refcount block";

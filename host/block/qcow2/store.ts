@@ -137,7 +137,13 @@ export class Store {
   async beginChange(): Promise<void> {
     if (this.#corrupt !== undefined) throw this.#corrupt;
     if (this.header.autoclear === 0n) return;
-    await (this.#autoclear ??= this.#setFeatures(AUTOCLEAR_FEATURES, 0n));
+    this.#autoclear ??= this.#setFeatures(AUTOCLEAR_FEATURES, 0n);
+    try {
+      await this.#autoclear;
+    } catch (error) {
+      this.#autoclear = undefined;
+      throw error;
+    }
   }
 
   /**
