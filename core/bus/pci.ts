@@ -21,6 +21,7 @@ import {
   record,
   schema,
   SchemaError,
+  show,
   str,
   u32,
   u8,
@@ -365,7 +366,9 @@ export class Pci {
       ) {
         throw new SchemaError(
           path,
-          `is device "${saved.owner}" at ${saved.slot}.${saved.fn}: expected "${fn.owner.id}" at ${fn.slot}.${fn.fn}`,
+          `is device ${
+            show(saved.owner)
+          } at ${saved.slot}.${saved.fn}: expected "${fn.owner.id}" at ${fn.slot}.${fn.fn}`,
         );
       }
       fn.check(saved, path);
