@@ -40,8 +40,8 @@ export interface GoldenSnapshot {
   memory: Record<string, string>;
   /** What disks hold, in the same form. */
   disks: Record<string, string>[];
-  /** PIRQs that were driven from outside. */
-  pirqs: boolean[];
+  /** PIRQs that were driven from outside; none when absent. */
+  pirqs?: boolean[];
   /** Host input that the device had not taken. */
   input: number[][];
   /** What the later steps replied, in JSON form. */
@@ -182,7 +182,7 @@ export async function continueGolden(
   machine.driveLines(irq.sources);
   machine.interrupts.quietly(() => {
     machine.interrupts.restore(irq);
-    golden.pirqs.forEach((level, pirq) => machine.pirq(pirq, level));
+    golden.pirqs?.forEach((level, pirq) => machine.pirq(pirq, level));
     machine.pci.restore(migrated("pci", pciSchema));
     for (const instance of machine.instances) {
       const { id } = instance.owner;

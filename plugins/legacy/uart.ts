@@ -24,6 +24,7 @@ import {
   bytes,
   type Infer,
   list,
+  record,
   schema,
   timer,
   u16,
@@ -50,6 +51,8 @@ const DEFAULT_DIVISOR = 12;
 const POLLING_READS = 16;
 /** The character timeout, in characters (section 8.4). */
 const TIMEOUT_CHARACTERS = 4;
+/** The longest character: twelve bits at the greatest divisor. */
+const LONGEST_CHARACTER_NS = Math.ceil(12 * 0xffff * NS_PER_SECOND / BAUD_BASE);
 
 // Register offsets (table II).
 const RBR_THR_DLL = 0;
@@ -127,7 +130,12 @@ const MSR_DCD = 0x80;
 /** The other end is there and ready. */
 const MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD;
 
-const uartState = schema("uart", 1, {
+/** An entry of the receive FIFO as the device holds it: errors in bits 15:8, the character in bits 7:0. */
+function unpackEntry(entry: number): { character: number; errors: number } {
+  return { character: entry & 0xff, errors: entry >> 8 };
+}
+
+const uartState = schema("uart", 2, {
   ier: u8(),
   fcr: u8(),
   lcr: u8(),
@@ -137,8 +145,8 @@ const uartState = schema("uart", 1, {
   msr: u8(),
   scr: u8(),
   divisor: u16(),
-  /** A character in bits 7:0 and its LSR error bits in bits 15:8, oldest first. */
-  receive: list(u16(), { max: FIFO_SIZE }),
+  /** The receive FIFO, oldest first: characters, and the bits that LSR will show of each. */
+  receive: list(record({ character: u8(), errors: u8() }), { max: FIFO_SIZE }),
   transmit: bytes({ max: FIFO_SIZE }),
   thrEmptyPending: bool(),
   timeoutPending: bool(),
@@ -146,9 +154,22 @@ const uartState = schema("uart", 1, {
   arrival: timer(),
   /** Reads of LSR in a row; the maximum, once reached, stays. */
   statusReads: u8({ max: POLLING_READS }),
+}, {
+  // Version 1 had errors and character in one number, of which the schema could say nothing.
+  1: (old) => {
+    const { receive, ...rest } = old as { receive: number[] };
+    return { ...rest, receive: receive.map(unpackEntry) };
+  },
 });
 
 type UartState = Infer<typeof uartState>;
+
+/** Modem lines: of the connection, or, in loopback, the four outputs of MCR (section 8.7). */
+function modemLines(mcr: number): number {
+  if (!(mcr & MCR_LOOP)) return MSR_CONNECTED;
+  return (mcr & MCR_RTS ? MSR_CTS : 0) | (mcr & MCR_DTR ? MSR_DSR : 0) |
+    (mcr & MCR_OUT1 ? MSR_RI : 0) | (mcr & MCR_OUT2 ? MSR_DCD : 0);
+}
 
 /** Claims `wanted`, or else the first of a PC's four places that is free. */
 function claimPlace(
@@ -437,17 +458,8 @@ class Uart implements Device {
     return value;
   }
 
-  /** Modem lines: of the connection, or, in loopback, the four outputs of MCR (section 8.7). */
-  #modemLines(): number {
-    if (!(this.#mcr & MCR_LOOP)) return MSR_CONNECTED;
-    return (this.#mcr & MCR_RTS ? MSR_CTS : 0) |
-      (this.#mcr & MCR_DTR ? MSR_DSR : 0) |
-      (this.#mcr & MCR_OUT1 ? MSR_RI : 0) |
-      (this.#mcr & MCR_OUT2 ? MSR_DCD : 0);
-  }
-
   #updateModemStatus(): void {
-    const lines = this.#modemLines();
+    const lines = modemLines(this.#mcr);
     const changed = (lines ^ this.#msr) & ~MSR_DELTAS;
     let deltas = this.#msr & MSR_DELTAS;
     if (changed & MSR_CTS) deltas |= MSR_DCTS;
@@ -592,7 +604,7 @@ class Uart implements Device {
       msr: this.#msr,
       scr: this.#scr,
       divisor: this.#divisor,
-      receive: [...this.#receive],
+      receive: this.#receive.map(unpackEntry),
       transmit: Uint8Array.from(this.#transmit),
       thrEmptyPending: this.#thrEmptyPending,
       timeoutPending: this.#timeoutPending,
@@ -626,15 +638,46 @@ class Uart implements Device {
       state.transmit.length,
       `at most ${capacity} bytes`,
     );
-    for (const entry of state.receive) {
-      checkBits("receive", entry, LSR_CHARACTER_ERRORS << 8 | 0xff);
-    }
+    // LSR shows the errors of the first character already.
+    state.receive.forEach(({ errors }, i) =>
+      checkBits(
+        `receive[${i}].errors`,
+        errors,
+        LSR_CHARACTER_ERRORS & (i === 0 ? state.lineErrors : 0xff),
+      )
+    );
+    const waits = state.receive.length > 0 && (state.fcr & FCR_ENABLE) !== 0;
     check(
-      !state.timeoutPending ||
-        (state.receive.length > 0 && (state.fcr & FCR_ENABLE) !== 0),
+      waits || !state.timeoutPending,
       "timeoutPending",
       state.timeoutPending,
       "false while the receive FIFO is empty or off",
+    );
+    check(
+      waits || state.timeout === null,
+      "timeout",
+      state.timeout !== null,
+      "not armed while the receive FIFO is empty or off",
+    );
+    for (
+      const [name, most] of [["timeout", TIMEOUT_CHARACTERS], [
+        "arrival",
+        1,
+      ]] as const
+    ) {
+      const remaining = state[name]?.remaining ?? 0;
+      check(
+        remaining <= most * LONGEST_CHARACTER_NS,
+        `${name}.remaining`,
+        remaining,
+        `at most ${most} characters at the lowest rate`,
+      );
+    }
+    check(
+      (state.msr & ~MSR_DELTAS) === modemLines(state.mcr),
+      "msr",
+      state.msr,
+      `the lines 0x${modemLines(state.mcr).toString(16)}, as MCR says`,
     );
     this.#ier = state.ier;
     this.#fcr = state.fcr;
@@ -644,7 +687,9 @@ class Uart implements Device {
     this.#msr = state.msr;
     this.#scr = state.scr;
     this.#divisor = state.divisor;
-    this.#receive = [...state.receive];
+    this.#receive = state.receive.map(({ character, errors }) =>
+      errors << 8 | character
+    );
     this.#transmit = [...state.transmit];
     this.#thrEmptyPending = state.thrEmptyPending;
     this.#timeoutPending = state.timeoutPending;
@@ -657,7 +702,7 @@ class Uart implements Device {
 /** 16550A serial port; any number, sharing interrupts as a PC does. */
 export default definePlugin({
   name: "uart",
-  version: "1.0.0",
+  version: "1.1.0",
   summary: "16550A serial port",
   options: {
     port: {

@@ -249,11 +249,45 @@ Deno.test("uart refuses states that it cannot be in", () => {
   const state = save();
   assertThrows(() => restore({ ...state, ier: 0x10 }), Error, "ier");
   assertThrows(() => restore({ ...state, fcr: 0x02 }), Error, "fcr");
-  assertThrows(() => restore({ ...state, receive: [1, 2] }), Error, "receive");
+  const character = { character: 1, errors: 0 };
+  assertThrows(
+    () => restore({ ...state, receive: [character, character] }),
+    Error,
+    "receive",
+  );
+  assertThrows(
+    () => restore({ ...state, receive: [{ character: 1, errors: 4 }] }),
+    Error,
+    "receive[0].errors",
+  );
+  assertThrows(
+    () =>
+      restore({ ...state, receive: [character], timeout: { remaining: 9 } }),
+    Error,
+    "timeout",
+  );
+  assertThrows(
+    () => restore({ ...state, arrival: { remaining: 1e12 } }),
+    Error,
+    "arrival.remaining",
+  );
+  assertThrows(() => restore({ ...state, msr: 0x40 }), Error, "msr");
   assertThrows(
     () => restore({ ...state, timeoutPending: true }),
     Error,
     "timeoutPending",
+  );
+});
+
+Deno.test("uart reads states of version 1, and refuses newer ones than it knows", () => {
+  const { save, restore } = createTestContext(uart, { backend: new Line() });
+  const state = save();
+  restore({ ...state, lineErrors: 4, receive: [0x441] }, 1);
+  assertEquals(save().receive, [{ character: 0x41, errors: 4 }]);
+  assertThrows(
+    () => restore(state, 3),
+    Error,
+    'version 3 of the schema "uart", and this build reads up to version 2',
   );
 });
 
