@@ -206,6 +206,16 @@ class Pit implements Device {
       counter.restore(now, state.channels[i])
     );
     this.#nmiSc = state.nmiSc;
+    this.#schedule();
+    // What is late is due at once; any other time follows from the counter.
+    const due = this.#timer.save();
+    const { remaining } = state.timer ?? { remaining: undefined };
+    check(
+      remaining === due?.remaining || remaining === 0,
+      "timer",
+      String(remaining),
+      `${due?.remaining}, when the output of counter 0 rises`,
+    );
     this.#timer.restore(state.timer);
   }
 }

@@ -403,17 +403,39 @@ export function checkPitCounter(path: string, state: PitCounterState): void {
     state.elapsed,
     "a number of clocks",
   );
+  const triggered = state.mode === 1 || state.mode === 5;
   check(
-    !state.counting || state.period > 0,
+    !state.counting || (state.period > 0 && (state.gate || triggered)),
     `${path}.counting`,
     state.counting,
-    "false without a count",
+    "false without a count, and in modes that the gate stops",
   );
+  check(
+    state.period === 0 || state.reload > 0,
+    `${path}.reload`,
+    state.reload,
+    "a count, since one is being counted",
+  );
+  check(
+    state.period > 0 || state.elapsed === 0,
+    `${path}.elapsed`,
+    state.elapsed,
+    "0 without a count",
+  );
+  for (const field of ["firstByte", "readHigh"] as const) {
+    check(
+      state.access === RW_BOTH || state[field] === null ||
+        state[field] === false,
+      `${path}.${field}`,
+      String(state[field]),
+      "none unless both bytes are accessed in turn",
+    );
+  }
   check(
     state.reloadIn === null ||
       (Number.isInteger(state.reloadIn) && state.counting &&
         (state.mode === 2 || state.mode === 3) &&
-        state.reloadIn > 0 && state.reloadIn <= range),
+        state.reloadIn > 0 && state.reloadIn <= state.period),
     `${path}.reloadIn`,
     state.reloadIn ?? 0,
     "clocks within one cycle of mode 2 or 3",

@@ -288,6 +288,19 @@ Deno.test("pit refuses states that it cannot be in", () => {
     Error,
     "channels.0.reload",
   );
+  const running = { mode: 2, period: 9, counting: true, nullCount: false };
+  assertThrows(broken(running), Error, "channels.0.reload");
+  assertThrows(
+    broken({ access: 1, firstByte: 4 }),
+    Error,
+    "channels.0.firstByte",
+  );
+  assertThrows(broken({ ...running, reload: 9 }), Error, "timer");
+  assertThrows(
+    () => restore({ ...state, timer: { remaining: 77 } }),
+    Error,
+    "timer",
+  );
 });
 
 testRoundTrip(pit, {
