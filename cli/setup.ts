@@ -10,6 +10,7 @@ import {
 } from "../core/device_spec.ts";
 import { MachineError } from "../core/plugin.ts";
 import type { Plugin } from "../core/plugin.ts";
+import type { PinnedBlock } from "../host/block/mod.ts";
 import { PLATFORM } from "../plugins/mod.ts";
 import { type SortedOptions, sortOptions } from "./backends.ts";
 import { loadPlugin } from "./devices.ts";
@@ -27,6 +28,10 @@ export interface PlannedDevice {
   plugin: Plugin;
   /** Its options. */
   options: SortedOptions;
+  /** The snapshot that it is restored from. */
+  restoredFrom?: string;
+  /** Its disk, if it is in files, once that is open. */
+  image?: PinnedBlock;
 }
 
 /** What the command line asks for. */

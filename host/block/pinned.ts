@@ -126,8 +126,9 @@ export class PinnedBlock implements BlockImage {
       const files = await chainOf(path, format);
       let holder: Holder | undefined;
       if (!readOnly && pin !== false) {
-        if (restoredFrom !== undefined) holder = heldBySnapshot(restoredFrom);
-        else if (pin === true) holder = { name: "pin=on" };
+        if (restoredFrom !== undefined) {
+          holder = heldBySnapshot(resolve(restoredFrom));
+        } else if (pin === true) holder = { name: "pin=on" };
         else holder = await findHolder(path);
       }
       const writing = !readOnly && holder === undefined;
