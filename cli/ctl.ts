@@ -1,27 +1,131 @@
 // `ctl`: the client of a control socket.
 
+import { resolve } from "node:path";
 import { Command } from "@cliffy/command";
-import { CliError, reason, UsageError } from "./errors.ts";
+import { parseDeviceSpecs } from "../core/device_spec.ts";
+import { didYouMean } from "../core/nearest.ts";
+import { ProgressReporter } from "../host/guests/progress.ts";
+import { JsonMessages } from "../host/json_messages.ts";
+import type { SnapshotJob } from "./checkpoints.ts";
+import { SNAPSHOT_EVENT } from "./control.ts";
+import { absoluteSpecifier } from "./devices.ts";
+import {
+  CliError,
+  EXIT_DONE,
+  EXIT_FAILED,
+  reason,
+  UsageError,
+} from "./errors.ts";
+import { columns } from "./text.ts";
 
-/** What a user types, and the command of the protocol. */
-const VERBS: Readonly<Record<string, string>> = {
-  status: "query-status",
-  stop: "stop",
-  cont: "cont",
-  powerdown: "system_powerdown",
-  reset: "system_reset",
-  quit: "quit",
-  checkpoint: "x-checkpoint",
-  suspend: "x-suspend",
-  "query-devices": "x-query-devices",
+/** The options of the command. */
+interface CtlOptions {
+  json?: true;
+  check?: true;
+  incremental?: true;
+}
+
+/** What a user types. */
+interface Verb {
+  /** The command of the protocol. */
+  execute: string;
+  /** What follows the verb, for messages. */
+  takes?: readonly string[];
+  /** Which of the options it has, beside `--json`. */
+  options?: readonly (keyof CtlOptions)[];
+  /** Makes the command's arguments. */
+  arguments?(words: readonly string[], options: CtlOptions): unknown;
+  /** Shows the reply to people; nothing is shown without it. */
+  show?(reply: never, words: readonly string[]): string;
+}
+
+const MIB = 1 << 20;
+/** Bytes of a reply at most. */
+const MAX_REPLY = 16 << 20;
+
+function saved(job: SnapshotJob): string {
+  const size = ((job.bytes ?? 0) / MIB).toFixed(1);
+  const pause = (job["pause-ms"] ?? 0).toFixed(1);
+  return `saved to ${job.file}: ${size} MiB; the machine stood still for ${pause} ms`;
+}
+
+const VERBS: Readonly<Record<string, Verb>> = {
+  status: {
+    execute: "query-status",
+    show: ({ status }: { status: string }) => status,
+  },
+  stop: { execute: "stop" },
+  cont: { execute: "cont" },
+  powerdown: { execute: "system_powerdown" },
+  reset: { execute: "system_reset" },
+  quit: { execute: "quit" },
+  checkpoint: {
+    execute: "x-checkpoint",
+    takes: ["FILE"],
+    options: ["check", "incremental"],
+    arguments: ([file], { check, incremental }) => ({
+      file: resolve(file),
+      ...incremental && { incremental },
+      ...check && { check },
+    }),
+    show: (reply: SnapshotJob | { blockers: string[] }, [file]) =>
+      "blockers" in reply
+        ? reply.blockers.length > 0 ? "" : `${file}: can be saved`
+        : saved(reply),
+  },
+  suspend: {
+    execute: "x-suspend",
+    takes: ["FILE"],
+    options: ["incremental"],
+    arguments: ([file], { incremental }) => ({
+      file: resolve(file),
+      ...incremental && { incremental },
+    }),
+    show: saved,
+  },
+  "query-snapshot": {
+    execute: "x-query-snapshot",
+    show: (job: SnapshotJob) =>
+      job.status === "completed"
+        ? saved(job)
+        : job.status === "active"
+        ? `saving to ${job.file}: ${job.done} of ${job.total} pages`
+        : job.status === "failed"
+        ? `failed: ${job.error}`
+        : "no snapshot was taken",
+  },
+  "query-devices": {
+    execute: "x-query-devices",
+    show: (devices: { id: string; plugin: string; version: string }[]) =>
+      columns(
+        devices.map(({ id, plugin, version }) => [id, `${plugin} ${version}`]),
+      ).join("\n"),
+  },
+  "replace-device": {
+    execute: "x-replace-device",
+    takes: ["ID", "SPEC"],
+    arguments: ([id, text]) => {
+      const [spec, ...more] = parseDeviceSpecs(text);
+      if (more.length > 0) {
+        throw new UsageError(`"${text}" is more than one device: expected one`);
+      }
+      const name = absoluteSpecifier(spec.name);
+      const version = spec.version === undefined ? "" : `@${spec.version}`;
+      return {
+        id,
+        specifier: `${name}${version}`,
+        options: Object.fromEntries(spec.options),
+      };
+    },
+  },
 };
-const WITH_FILE = ["checkpoint", "suspend"];
 
 /** Sends one command; returns what the machine replies. */
 async function ask(
   path: string,
   execute: string,
-  args: Record<string, unknown>,
+  args: unknown,
+  onEvent: (name: string, data: unknown) => void,
 ): Promise<unknown> {
   let connection: Deno.UnixConn;
   try {
@@ -35,19 +139,15 @@ async function ask(
   }
   const request = (message: unknown) =>
     new TextEncoder().encode(`${JSON.stringify(message)}\n`);
-  const writer = connection.writable.getWriter();
-  let text = "";
+  const messages = new JsonMessages(MAX_REPLY);
   try {
+    const writer = connection.writable.getWriter();
     await writer.write(request({ execute: "qmp_capabilities" }));
     await writer.write(request({ execute, arguments: args, id: execute }));
-    for await (
-      const part of connection.readable.pipeThrough(new TextDecoderStream())
-    ) {
-      text += part;
-      const lines = text.split("\n");
-      text = lines.pop()!;
-      for (const line of lines) {
-        const message = JSON.parse(line);
+    for await (const part of connection.readable) {
+      for (const text of messages.push(part)) {
+        const message = JSON.parse(text);
+        if (message.event !== undefined) onEvent(message.event, message.data);
         if (message.id !== execute) continue;
         if (message.error !== undefined) {
           throw new CliError(message.error.desc);
@@ -55,6 +155,14 @@ async function ask(
         return message.return;
       }
     }
+  } catch (error) {
+    const isOurs = error instanceof CliError;
+    if (isOurs || !(error instanceof Error)) throw error;
+    throw new CliError(
+      `the machine at "${path}" cut the connection: ${reason(error)}`,
+      undefined,
+      { cause: error },
+    );
   } finally {
     try {
       connection.close();
@@ -65,45 +173,92 @@ async function ask(
   throw new CliError(`the machine at "${path}" ended before it replied`);
 }
 
+/** Checks what follows the verb. */
+function checkWords(
+  verb: string,
+  words: readonly string[],
+  options: CtlOptions,
+): Verb {
+  if (!Object.hasOwn(VERBS, verb)) {
+    const names = Object.keys(VERBS);
+    throw new UsageError(
+      `"${verb}" is no verb of ctl: expected ${names.join(", ")}.${
+        didYouMean(verb, names)
+      }`,
+    );
+  }
+  const { takes = [], options: known = [] } = VERBS[verb];
+  if (words.length !== takes.length) {
+    throw new UsageError(
+      `ctl ${verb}: expected ${takes.join(" ") || "nothing"} after it`,
+    );
+  }
+  for (const name of Object.keys(options) as (keyof CtlOptions)[]) {
+    if (name !== "json" && !known.includes(name)) {
+      throw new UsageError(`ctl ${verb} has no option --${name}`);
+    }
+  }
+  return VERBS[verb];
+}
+
+/** Shows how far a snapshot has come, where somebody watches. */
+function showProgress(reporter: ProgressReporter, job: SnapshotJob): void {
+  const { file, done, total, status } = job;
+  if (status !== "active" || !total || !Deno.stderr.isTerminal()) return;
+  const PAGE = 4096;
+  reporter.update({
+    what: `saving to ${file}`,
+    done: (done ?? 0) * PAGE,
+    total: total * PAGE,
+  });
+}
+
 /**
  * Makes the command.
  *
+ * @param setExitCode Takes 1 when a check finds something.
  * @returns The command `ctl`.
  */
-export function ctlCommand() {
+export function ctlCommand(setExitCode: (code: number) => void) {
   return new Command()
     .description(
       `Control a machine that runs with --control: ${
-        Object.keys(VERBS).join(", ")
+        Object.entries(VERBS).map(([name, { takes = [] }]) =>
+          [name, ...takes].join(" ")
+        ).join(", ")
       }.`,
     )
-    .arguments("<socket:file> <verb:string> [file:file]")
-    .action(async (_options, socket, verb, file) => {
-      if (!Object.hasOwn(VERBS, verb)) {
-        throw new UsageError(
-          `"${verb}" is no verb of ctl: expected ${
-            Object.keys(VERBS).join(", ")
-          }`,
+    .arguments("<socket:file> <verb:string> [first:string] [second:string]")
+    .option("--json", "Print the machine's reply as JSON.")
+    .option("--check", "Only list what is in the way of a checkpoint.")
+    .option("--incremental", "Leave out what the last snapshot has.")
+    .action(async (options, socket, name, first, second) => {
+      const words = [first, second].filter((word) => word !== undefined);
+      const verb = checkWords(name, words, options);
+      const reporter = new ProgressReporter();
+      let reply: unknown;
+      try {
+        reply = await ask(
+          socket,
+          verb.execute,
+          verb.arguments?.(words, options) ?? {},
+          (event, data) => {
+            if (event === SNAPSHOT_EVENT) {
+              showProgress(reporter, data as SnapshotJob);
+            }
+          },
         );
+      } finally {
+        await reporter.close();
       }
-      if (WITH_FILE.includes(verb) !== (file !== undefined)) {
-        throw new UsageError(
-          `ctl ${verb}: expected ${
-            file === undefined ? "a FILE to save to" : "no FILE"
-          }`,
-        );
+      const { blockers = [] } = reply as { blockers?: string[] };
+      setExitCode(blockers.length > 0 ? EXIT_FAILED : EXIT_DONE);
+      if (options.json) {
+        console.log(JSON.stringify(reply, null, 2));
+        return;
       }
-      const args: Record<string, unknown> = file === undefined
-        ? {}
-        : { file: absolute(file) };
-      const result = await ask(socket, VERBS[verb], args);
-      if (JSON.stringify(result) !== "{}") {
-        console.log(JSON.stringify(result, null, 2));
-      }
+      for (const line of blockers) console.error(`diapause: ${line}`);
+      const text = verb.show?.(reply as never, words) ?? "";
+      if (text !== "") console.log(text);
     });
-}
-
-/** The machine may run in another directory. */
-function absolute(file: string): string {
-  return file.startsWith("/") ? file : `${Deno.cwd()}/${file}`;
 }

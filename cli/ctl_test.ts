@@ -1,9 +1,10 @@
 // The control socket as users have it: ctl, and a QMP client of their own.
 
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { JsonMessages } from "../host/json_messages.ts";
 import { CODE, COMMAND, diapause, kernelFile } from "./testing.ts";
 
-/** Runs a machine that idles; waits for its control socket. */
+/** Runs a machine; waits for its control socket. */
 async function start(
   socket: string,
   args: string[],
@@ -13,52 +14,303 @@ async function start(
   const child = new Deno.Command(program, {
     args: [...first, ...args, "--control", socket],
     stdin: "null",
-    stdout: "null",
+    stdout: "piped",
     stderr: "inherit",
   }).spawn();
-  for await (const { paths } of watcher) {
-    if (paths.some((path) => path.endsWith("/control"))) break;
+  for await (const { kind, paths } of watcher) {
+    if (kind === "create" && paths.some((path) => path === socket)) break;
   }
   return child;
 }
 
-Deno.test("ctl stops, continues, suspends and quits a machine", async () => {
+/** Runs a test with a folder, a kernel that idles and a path for a socket. */
+async function withMachine(
+  test: (setup: {
+    directory: string;
+    socket: string;
+    kernel: string;
+    /** Options of a small machine. */
+    args: string[];
+    ctl: (...args: string[]) => ReturnType<typeof diapause>;
+  }) => Promise<void>,
+  ...code: (readonly number[])[]
+): Promise<void> {
   const directory = await Deno.makeTempDir();
   const socket = `${directory}/control`;
-  const kernel = await kernelFile(CODE.idle);
+  const kernel = await kernelFile(...code);
   try {
-    const child = await start(
+    await test({
+      directory,
       socket,
-      ["--kernel", kernel, "--mem", "16M", "--dev", "uart"],
-    );
-    assertEquals((await Deno.stat(socket)).mode! & 0o777, 0o600);
-    const ctl = (...args: string[]) => diapause("ctl", socket, ...args);
-    const status = async () => JSON.parse((await ctl("status")).stdout).status;
-    assertEquals(await status(), "running");
-    assertEquals((await ctl("stop")).code, 0);
-    assertEquals(await status(), "paused");
-    assertEquals((await ctl("cont")).code, 0);
-    assertEquals(await status(), "running");
-    assertStringIncludes((await ctl("query-devices")).stdout, '"uart0"');
-    const failed = await ctl("checkpoint", `${directory}/none/file`);
-    assertEquals(failed.code, 1);
-    assertStringIncludes(failed.stderr, "cannot save to");
-    const file = `${directory}/snapshot`;
-    assertEquals(await ctl("checkpoint", file), {
-      code: 0,
-      stdout: "",
-      stderr: "",
+      kernel,
+      args: ["--kernel", kernel, "--mem", "16M", "--dev", "uart"],
+      ctl: (...args) => diapause("ctl", socket, ...args),
     });
-    assertEquals((await ctl("suspend", file)).code, 0);
-    assertEquals((await child.status).code, 0);
-    assertStringIncludes((await ctl("status")).stderr, "cannot reach");
-
-    const again = await start(socket, ["--restore", file]);
-    assertEquals(await status(), "running");
-    assertEquals((await ctl("quit")).code, 0);
-    assertEquals((await again.status).code, 0);
   } finally {
     await Deno.remove(kernel);
     await Deno.remove(directory, { recursive: true });
   }
-});
+}
+
+/** A QMP client that has the greeting. */
+class Qmp {
+  readonly #messages = new JsonMessages(1 << 20);
+  readonly #queue: Record<string, unknown>[] = [];
+  private constructor(readonly connection: Deno.UnixConn) {}
+
+  static async open(path: string): Promise<Qmp> {
+    const client = new Qmp(await Deno.connect({ transport: "unix", path }));
+    await client.next();
+    return client;
+  }
+
+  /** The next reply or event. */
+  async next(): Promise<Record<string, unknown>> {
+    const buffer = new Uint8Array(4096);
+    while (this.#queue.length === 0) {
+      const read = await this.connection.read(buffer);
+      if (read === null) return { closed: true };
+      for (const text of this.#messages.push(buffer.subarray(0, read))) {
+        this.#queue.push(JSON.parse(text));
+      }
+    }
+    return this.#queue.shift()!;
+  }
+
+  async send(text: string): Promise<void> {
+    await this.connection.write(new TextEncoder().encode(text));
+  }
+
+  async ask(text: string): Promise<Record<string, unknown>> {
+    await this.send(text);
+    return await this.next();
+  }
+}
+
+Deno.test("ctl stops, continues, suspends and quits a machine", () =>
+  withMachine(async ({ directory, socket, args, ctl }) => {
+    const child = await start(socket, args);
+    const done = { code: 0, stdout: "", stderr: "" };
+    assertEquals((await Deno.stat(socket)).mode! & 0o777, 0o600);
+    assertEquals(await ctl("status"), { ...done, stdout: "running\n" });
+    assertEquals(await ctl("stop"), done);
+    assertEquals((await ctl("status")).stdout, "paused\n");
+    assertEquals(
+      JSON.parse((await ctl("status", "--json")).stdout),
+      { status: "paused", singlestep: false, running: false },
+    );
+    assertEquals((await ctl("cont")).code, 0);
+    assertEquals((await ctl("status")).stdout, "running\n");
+    assertMatch((await ctl("query-devices")).stdout, /^ {2}uart0 +uart \d/m);
+    const failed = await ctl("checkpoint", `${directory}/none/file`);
+    assertEquals(failed.code, 1);
+    assertStringIncludes(failed.stderr, "cannot save to");
+    const file = `${directory}/snapshot`;
+    const check = await ctl("checkpoint", file, "--check");
+    assertEquals(check, { ...done, stdout: `${file}: can be saved\n` });
+    const bad = await ctl("checkpoint", `${directory}/none/f`, "--check");
+    assertEquals(bad.code, 1);
+    assertStringIncludes(bad.stderr, `cannot write in "${directory}/none"`);
+    const saved = await ctl("checkpoint", file);
+    assertEquals(saved.code, 0);
+    assertMatch(saved.stdout, /^saved to .*snapshot: \d+\.\d MiB; /);
+    const more = await ctl("checkpoint", `${file}-2`, "--incremental");
+    assertEquals(more.code, 0, more.stderr);
+    assertStringIncludes((await ctl("query-snapshot")).stdout, "snapshot-2");
+    const lost = await ctl("suspend", `${directory}/none/file`);
+    assertEquals(lost.code, 1);
+    assertEquals((await ctl("status")).stdout, "running\n");
+    assertEquals((await ctl("suspend", file)).code, 0);
+    assertEquals((await child.output()).code, 0);
+    assertStringIncludes((await ctl("status")).stderr, "cannot reach");
+
+    const again = await start(socket, ["--restore", file]);
+    assertEquals((await ctl("status")).stdout, "running\n");
+    assertEquals((await ctl("quit")).code, 0);
+    assertEquals((await again.output()).code, 0);
+  }, CODE.idle));
+
+Deno.test("ctl refuses what it does not know", () =>
+  withMachine(async ({ ctl }) => {
+    const refused = async (message: string, ...args: string[]) => {
+      const { code, stderr } = await ctl(...args);
+      assertEquals(code, 2);
+      assertStringIncludes(stderr, message);
+    };
+    await refused('Did you mean "stop"?', "stopp");
+    await refused("ctl checkpoint: expected FILE after it", "checkpoint");
+    await refused("ctl stop: expected nothing after it", "stop", "it");
+    await refused("ctl stop has no option --check", "stop", "--check");
+    await refused(
+      "ctl replace-device: expected ID SPEC",
+      "replace-device",
+      "x",
+    );
+  }, CODE.idle));
+
+Deno.test("a QMP client finds what it finds in QEMU", () =>
+  withMachine(async ({ socket, args }) => {
+    const child = await start(socket, args);
+    const client = await Qmp.open(socket);
+    const watcher = await Qmp.open(socket);
+    await watcher.ask('{"execute":"qmp_capabilities"}');
+    const error = (kind: string, desc: string, id?: unknown) => ({
+      ...id === undefined ? {} : { id },
+      error: { class: kind, desc },
+    });
+    assertEquals(
+      await client.ask('{"execute":"query-status"}'),
+      error(
+        "CommandNotFound",
+        "Expecting capabilities negotiation with 'qmp_capabilities'",
+      ),
+    );
+    assertEquals(
+      await client.ask(
+        '{"execute":"qmp_capabilities","arguments":{"enable":[]},"id":{"a":1}}',
+      ),
+      { return: {}, id: { a: 1 } },
+    );
+    assertEquals(
+      await client.ask('{"execute":"qmp_capabilities"}'),
+      error(
+        "CommandNotFound",
+        "Capabilities negotiation is already complete, command ignored",
+      ),
+    );
+    assertEquals(
+      await client.ask('{"execute":"nosuch","id":3}'),
+      error("CommandNotFound", "The command nosuch has not been found", 3),
+    );
+    for (
+      const [request, desc] of [
+        ['{"id":5}', "QMP input lacks member 'execute'"],
+        ["[1]", "QMP input must be a JSON object"],
+        ['{"execute":5}', "QMP input member 'execute' must be a string"],
+        ['{"execute":"stop","x":1}', "QMP input member 'x' is unexpected"],
+        [
+          '{"execute":"stop","arguments":[]}',
+          "QMP input member 'arguments' must be an object",
+        ],
+        [
+          '{"execute":"stop","arguments":{"bad":1}}',
+          "Parameter 'bad' is unexpected",
+        ],
+        ['{"execute":"x-checkpoint"}', "Parameter 'file' is missing"],
+        [
+          '{"execute":"x-checkpoint","arguments":{"file":1}}',
+          "Invalid parameter type for 'file', expected: string",
+        ],
+      ]
+    ) {
+      const { error } = await client.ask(request);
+      assertEquals(error, { class: "GenericError", desc }, request);
+    }
+    assertStringIncludes(
+      JSON.stringify(await client.ask("{bad json}")),
+      "JSON parse error",
+    );
+    await client.send('{"execute":"qu');
+    await client.send('ery-kvm"}{"execute":"query-target","id":"}"}\n');
+    assertEquals(await client.next(), {
+      return: { enabled: false, present: false },
+    });
+    assertEquals(await client.next(), { return: { arch: "x86_64" }, id: "}" });
+    const ask = async (execute: string) =>
+      (await client.ask(JSON.stringify({ execute }))).return;
+    assertEquals(await ask("query-memory-size-summary"), {
+      "base-memory": 16 << 20,
+      "plugged-memory": 0,
+    });
+    assertEquals(
+      (await ask("query-chardev") as unknown[])[0],
+      { label: "uart0", filename: "stdio", "frontend-open": true },
+    );
+    assertEquals(await ask("query-block"), []);
+    const commands = await ask("query-commands") as { name: string }[];
+    assertEquals(
+      commands.filter(({ name }) => !name.startsWith("x-")).map((c) => c.name)
+        .sort(),
+      [
+        ...["cont", "query-block", "query-chardev", "query-commands"],
+        ...["query-cpus-fast", "query-iothreads", "query-kvm"],
+        ...["query-memory-size-summary", "query-name", "query-pci"],
+        ...["query-status", "query-target", "query-version", "quit", "stop"],
+        ...["system_powerdown", "system_reset"],
+      ],
+    );
+    const names: unknown[] = [];
+    for (
+      const execute of [
+        ...["stop", "stop", "cont", "cont", "system_powerdown"],
+        ...["system_reset", "quit"],
+      ]
+    ) {
+      await client.send(JSON.stringify({ execute, id: execute }));
+      for (;;) {
+        const { event, id, data } = await client.next();
+        names.push(event === undefined ? id : data ? [event, data] : event);
+        if (id === execute) break;
+      }
+    }
+    const reset = ["RESET", { guest: false, reason: "host-qmp-system-reset" }];
+    const shutdown = ["SHUTDOWN", { guest: false, reason: "host-qmp-quit" }];
+    assertEquals(names, [
+      ...["STOP", "stop", "stop", "RESUME", "cont", "cont"],
+      ...["POWERDOWN", "system_powerdown", reset, "system_reset"],
+      ...[shutdown, "quit"],
+    ]);
+    const { timestamp, event } = await watcher.next();
+    assertEquals(event, "STOP");
+    assertEquals(Object.keys(timestamp as object), ["seconds", "microseconds"]);
+    assertEquals((await child.output()).code, 0);
+    client.connection.close();
+    watcher.connection.close();
+  }, CODE.idle));
+
+Deno.test("a guest's own power-off is told to QMP clients", () =>
+  withMachine(
+    async ({ socket, directory, kernel }) => {
+      const console = `${directory}/console`;
+      const child = await start(
+        socket,
+        ["--kernel", kernel, "--dev", `uart:backend=unix=${console}`],
+      );
+      const client = await Qmp.open(socket);
+      await client.ask('{"execute":"qmp_capabilities"}');
+      const line = await Deno.connect({ transport: "unix", path: console });
+      await line.write(new Uint8Array([1]));
+      const { event, data } = await client.next();
+      assertEquals([event, data], ["SHUTDOWN", {
+        guest: true,
+        reason: "guest-shutdown",
+      }]);
+      assertEquals((await child.output()).code, 0);
+      client.connection.close();
+      line.close();
+    },
+    ...[CODE.waitForInput, CODE.powerOff, CODE.idle],
+  ));
+
+Deno.test("--control takes the place of a dead machine's socket, but not of a live one's or of a file", () =>
+  withMachine(async ({ socket, args, ctl, directory }) => {
+    const killed = await start(socket, args);
+    killed.kill("SIGKILL");
+    await killed.output();
+    assertEquals((await Deno.lstat(socket)).isSocket, true);
+    assertStringIncludes((await ctl("status")).stderr, "cannot reach");
+    const next = await start(socket, args);
+    assertEquals((await ctl("status")).stdout, "running\n");
+    const refused = async (path: string, message: string) => {
+      const { code, stderr } = await diapause(...args, "--control", path);
+      assertEquals(code, 1);
+      assertStringIncludes(stderr, message);
+    };
+    await refused(socket, "another machine listens there");
+    await Deno.writeTextFile(`${directory}/text`, "mine");
+    await refused(`${directory}/text`, "no socket");
+    assertEquals(await Deno.readTextFile(`${directory}/text`), "mine");
+    await refused(`${directory}/none/control`, "cannot listen on");
+    next.kill("SIGTERM");
+    await next.output();
+  }, CODE.idle));

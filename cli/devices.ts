@@ -22,12 +22,30 @@ const PLUGIN_SHAPE: Readonly<Record<string, string>> = {
   create: "function",
 };
 
-/** The specifier to import for a path or URL given by the user. */
-function importSpecifier(name: string): string {
-  if (isAbsolute(name) || !/^[a-z]+:/.test(name)) {
-    return pathToFileURL(resolve(name)).href;
+/**
+ * A device's name that means the same from every directory.
+ *
+ * @param name Built-in name, path or URL.
+ * @returns The same, a path being absolute.
+ */
+export function absoluteSpecifier(name: string): string {
+  return isModuleSpecifier(name) && !/^[a-z]+:/.test(name)
+    ? resolve(name)
+    : name;
+}
+
+/**
+ * The specifier to import for a path or URL given by the user. With `fresh`, a file that has
+ * changed since it was first imported has another, by its time.
+ */
+async function importSpecifier(name: string, fresh: boolean): Promise<string> {
+  if (!isAbsolute(name) && /^[a-z]+:/.test(name)) return name;
+  const url = pathToFileURL(resolve(name));
+  if (fresh) {
+    const found = await Deno.stat(url).catch(() => undefined);
+    if (found?.mtime) url.searchParams.set("changed", `${+found.mtime}`);
   }
-  return name;
+  return url.href;
 }
 
 function requirePlugin(name: string, value: unknown): Plugin {
@@ -45,11 +63,11 @@ function requirePlugin(name: string, value: unknown): Plugin {
   );
 }
 
-async function load(name: string): Promise<Plugin> {
+async function load(name: string, fresh: boolean): Promise<Plugin> {
   if (isModuleSpecifier(name)) {
     let module: { default?: unknown };
     try {
-      module = await import(importSpecifier(name));
+      module = await import(await importSpecifier(name, fresh));
     } catch (cause) {
       throw new CliError(
         `cannot load device "${name}": ${reason(cause)}`,
@@ -73,14 +91,16 @@ async function load(name: string): Promise<Plugin> {
  * Loads the plugin that a device specification names.
  *
  * @param spec The specification.
+ * @param fresh Whether a file is loaded as it is now, even if it was loaded before.
  * @returns The plugin.
  * @throws {CliError} If there is none, it cannot be loaded, it is not a plugin, or its version
  * is not the one asked for.
  */
 export async function loadPlugin(
   spec: Pick<DeviceSpec, "name" | "version">,
+  fresh = false,
 ): Promise<Plugin> {
-  const plugin = await load(spec.name);
+  const plugin = await load(spec.name, fresh);
   if (spec.version !== undefined && !satisfies(plugin.version, spec.version)) {
     throw new CliError(
       `device "${spec.name}" is version ${plugin.version}, but ${spec.version} was asked for`,

@@ -5,8 +5,15 @@ import { ExecOutputFilter } from "../host/guests/exec.ts";
 import { CliError, reason } from "./errors.ts";
 import type { RunOptions } from "./run.ts";
 
+/** What the user asks to boot. */
+export type BootChoice = Partial<
+  Pick<RunOptions, "kernel" | "initrd" | "append" | "guest" | "exec">
+>;
+
 /** A guest that is ready to boot. */
 export interface Guest {
+  /** The guest that was made for the user; null for files of their own. */
+  name: "debian" | "monitor" | null;
   /** The kernel. */
   kernel: BootFile;
   /** The initial RAM disk. */
@@ -21,7 +28,18 @@ export interface Guest {
 
 const OWN_KERNEL_HINT = "--kernel FILE boots your own";
 
-async function readFile(what: string, path: string): Promise<BootFile> {
+/**
+ * Reads a file that is to be booted.
+ *
+ * @param what What it is, for messages.
+ * @param path The file.
+ * @returns Its content, labelled with the path.
+ * @throws {CliError} If it cannot be read.
+ */
+export async function readBootFile(
+  what: string,
+  path: string,
+): Promise<BootFile> {
   try {
     return { bytes: await Deno.readFile(path), label: path };
   } catch (cause) {
@@ -37,7 +55,7 @@ function join(...parts: (string | undefined)[]): string {
   return parts.filter((part) => part !== undefined && part !== "").join(" ");
 }
 
-async function debian(options: RunOptions): Promise<Guest> {
+async function debian(options: BootChoice): Promise<Guest> {
   const { prepareDebian } = await import("../host/guests/debian.ts");
   const { ProgressReporter } = await import("../host/guests/progress.ts");
   const reporter = new ProgressReporter();
@@ -47,6 +65,7 @@ async function debian(options: RunOptions): Promise<Guest> {
       onProgress: (progress) => reporter.update(progress),
     });
     return {
+      name: "debian",
       kernel: { bytes: guest.kernel, label: guest.label },
       initrd: { bytes: guest.initrd, label: `${guest.label} initramfs` },
       cmdline: join(guest.cmdline, options.append),
@@ -59,17 +78,18 @@ async function debian(options: RunOptions): Promise<Guest> {
   }
 }
 
-async function monitor(options: RunOptions): Promise<Guest> {
+async function monitor(options: BootChoice): Promise<Guest> {
   const { prepareMonitor } = await import("../host/guests/monitor.ts");
   const guest = await prepareMonitor();
   return {
+    name: "monitor",
     kernel: { bytes: guest.kernel, label: guest.label },
     cmdline: join(guest.cmdline, options.append),
   };
 }
 
 /** Debian where it can be had, and else the monitor; says which. */
-async function defaultGuest(options: RunOptions): Promise<Guest> {
+async function defaultGuest(options: BootChoice): Promise<Guest> {
   const { GuestUnavailable } = await import("../host/guests/cache.ts");
   try {
     const guest = await debian(options);
@@ -93,13 +113,14 @@ async function defaultGuest(options: RunOptions): Promise<Guest> {
  * @returns The guest.
  * @throws {CliError} If a file cannot be read or the guest cannot be had.
  */
-export async function chooseGuest(options: RunOptions): Promise<Guest> {
+export async function chooseGuest(options: BootChoice): Promise<Guest> {
   if (options.kernel !== undefined) {
     return {
-      kernel: await readFile("kernel", options.kernel),
+      name: null,
+      kernel: await readBootFile("kernel", options.kernel),
       initrd: options.initrd === undefined
         ? undefined
-        : await readFile("initrd", options.initrd),
+        : await readBootFile("initrd", options.initrd),
       cmdline: options.append ?? "",
     };
   }

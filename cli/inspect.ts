@@ -1,4 +1,4 @@
-// `inspect`, `diff` and `check`: snapshots looked at without running them.
+// `inspect` and `diff`: snapshots looked at without running them.
 
 import { Command } from "@cliffy/command";
 import type { SnapshotReader } from "../snapshot/container.ts";
@@ -7,7 +7,7 @@ import { differingPages } from "../snapshot/compare.ts";
 import { PAGE_BYTES } from "../snapshot/memory_image.ts";
 import { toJson } from "../snapshot/schema.ts";
 import { EXIT_DONE, EXIT_FAILED } from "./errors.ts";
-import { openSnapshot, planSnapshot } from "./snapshots.ts";
+import { openSnapshot } from "./snapshots.ts";
 
 /** Longer texts are cut off in what people read. */
 const MAX_TEXT = 72;
@@ -177,30 +177,5 @@ export function diffCommand(setExitCode: (code: number) => void) {
         }));
       for (const line of lines) console.log(line);
       setExitCode(lines.length > 0 ? EXIT_FAILED : EXIT_DONE);
-    });
-}
-
-/**
- * Makes the command `check`.
- *
- * @param setExitCode Takes 1 when something is in the way of a restore.
- * @returns The command.
- */
-export function checkCommand(setExitCode: (code: number) => void) {
-  return new Command()
-    .description("List everything that is in the way of restoring a snapshot.")
-    .arguments("<file:file>")
-    .option("--dev <spec:string>", "Backends: ID:key=value…", { collect: true })
-    .action(async ({ dev }, file) => {
-      const blockers = await using(file, async (reader) => {
-        for (const region of reader.regions) {
-          // What is read is not kept: it can be read.
-          await reader.readBlocks(region, () => {});
-        }
-        return (await planSnapshot(reader, dev ?? [])).blockers;
-      }).catch((error: Error) => [error.message]);
-      for (const line of blockers) console.error(`diapause: ${line}`);
-      if (blockers.length === 0) console.log(`${file}: can be restored`);
-      setExitCode(blockers.length > 0 ? EXIT_FAILED : EXIT_DONE);
     });
 }

@@ -5,8 +5,9 @@ import { Command, ValidationError } from "@cliffy/command";
 import { DeviceSpecError } from "../core/device_spec.ts";
 import denoConfig from "../deno.json" with { type: "json" };
 import { CliError, EXIT_DONE, EXIT_FAILED, EXIT_USAGE } from "./errors.ts";
+import { checkCommand } from "./check.ts";
 import { ctlCommand } from "./ctl.ts";
-import { checkCommand, diffCommand, inspectCommand } from "./inspect.ts";
+import { diffCommand, inspectCommand } from "./inspect.ts";
 import { pluginsCommand } from "./plugins.ts";
 import { runCommand } from "./run.ts";
 
@@ -39,7 +40,7 @@ export async function main(args: readonly string[]): Promise<number> {
     .throwErrors();
   cli.command("run", runCommand((code) => exitCode = code));
   cli.command("plugins", pluginsCommand());
-  cli.command("ctl", ctlCommand());
+  cli.command("ctl", ctlCommand((code) => exitCode = code));
   cli.command("inspect", inspectCommand());
   cli.command("diff", diffCommand((code) => exitCode = code));
   cli.command("check", checkCommand((code) => exitCode = code));

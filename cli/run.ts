@@ -58,7 +58,15 @@ export function runCommand(setExitCode: (code: number) => void) {
       "End the run after so many instructions.",
     )
     .option("--restore <file:file>", "Go on from a snapshot.", {
-      conflicts: ["kernel", "guest", "exec"],
+      conflicts: ["exec"],
+    })
+    .option(
+      "--replace <change:string>",
+      "With --restore, another plugin in the place of a device: ID=SPEC.",
+      { collect: true, depends: ["restore"] },
+    )
+    .option("--check", "With --restore, list what is in its way, and end.", {
+      depends: ["restore"],
     })
     .option(
       "--snapshot <file:file>",
@@ -106,6 +114,10 @@ export interface RunOptions {
   maxInstructions?: number;
   /** `--restore`. */
   restore?: string;
+  /** `--replace`, each as given. */
+  replace?: string[];
+  /** `--check`. */
+  check?: true;
   /** `--control`. */
   control?: string;
   /** `--snapshot`. */

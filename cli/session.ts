@@ -13,7 +13,6 @@ import {
   MachineError,
 } from "../core/plugin.ts";
 import { ChardevError, type ChardevHost } from "../host/chardev/mod.ts";
-import type { ControlSocket } from "../host/control.ts";
 import { Batch } from "../host/chardev/queues.ts";
 import type { ExecOutputFilter } from "../host/guests/exec.ts";
 import {
@@ -22,9 +21,11 @@ import {
   signalExitCode,
 } from "../host/terminal.ts";
 import { openBackend } from "./backends.ts";
-import { openControl } from "./control.ts";
+import { Boot, sessionSchema } from "./boot.ts";
+import { checkSnapshot, reportCheck } from "./check.ts";
+import type { Checkpoints } from "./checkpoints.ts";
+import { Control } from "./control.ts";
 import { CliError, EXIT_DONE, EXIT_FAILED, reason } from "./errors.ts";
-import { chooseGuest, type Guest } from "./guest.ts";
 import type { RunOptions } from "./run.ts";
 import { plan, type PlannedDevice } from "./setup.ts";
 import {
@@ -32,7 +33,6 @@ import {
   openSnapshot,
   planSnapshot,
   restoreSnapshot,
-  saveSnapshot,
 } from "./snapshots.ts";
 import { openTrace } from "./trace.ts";
 
@@ -94,37 +94,19 @@ class Closers {
 }
 
 /**
- * Saves the machine on SIGUSR2; a signal that comes meanwhile is one more save. Not SIGUSR1, which
- * makes Deno open its debugger's port.
+ * Saves the machine on SIGUSR2; a signal that comes meanwhile is one more save. Not on SIGUSR1,
+ * on which Deno opens its debugger's port, whoever else listens to it.
+ *
+ * @returns Ends listening.
  */
-class Checkpoints {
-  readonly #save: () => Promise<void>;
-  readonly #onSignal: () => void;
-  #last: Promise<void> = Promise.resolve();
-
-  constructor(
-    machine: Machine,
-    devices: readonly PlannedDevice[],
-    path: string,
-  ) {
-    this.#save = () => saveSnapshot(machine, devices, path);
-    this.#onSignal = () =>
-      void this.save().catch((error) => note(reason(error)));
-    Deno.addSignalListener("SIGUSR2", this.#onSignal);
-  }
-
-  /** Saves after the save that is under way, if any. */
-  save(): Promise<void> {
-    const saved = this.#last.then(this.#save);
-    this.#last = saved.catch(() => {});
-    return saved;
-  }
-
-  /** Ends listening; resolves when nothing is being saved. */
-  async close(): Promise<void> {
-    Deno.removeSignalListener("SIGUSR2", this.#onSignal);
-    await this.#last;
-  }
+function saveOnSignal(checkpoints: Checkpoints, path: string): () => void {
+  const onSignal = () =>
+    void checkpoints.save(path).then(
+      () => note(`saved to "${path}"`),
+      (error) => note(reason(error)),
+    );
+  Deno.addSignalListener("SIGUSR2", onSignal);
+  return () => Deno.removeSignalListener("SIGUSR2", onSignal);
 }
 
 /** Opens the backend of each device that needs one. */
@@ -136,7 +118,8 @@ async function openBackends(
   closers: Closers,
 ): Promise<(Backends[keyof Backends] | undefined)[]> {
   const backends: (Backends[keyof Backends] | undefined)[] = [];
-  for (const { id, plugin, options } of devices) {
+  for (const device of devices) {
+    const { id, plugin, options, restoredFrom } = device;
     if (plugin.backend === undefined) {
       backends.push(undefined);
       continue;
@@ -149,7 +132,14 @@ async function openBackends(
       backends.push(backend);
       continue;
     }
-    const open = await openBackend(plugin.backend, id, options.backend, host);
+    const open = await openBackend(
+      plugin.backend,
+      id,
+      options.backend,
+      host,
+      restoredFrom,
+    );
+    device.image = open.image;
     closers.push(open.close);
     backends.push(open.backend);
   }
@@ -186,29 +176,39 @@ function conclude(
 }
 
 /**
- * Boots and runs until the end; a guest that resets itself boots again, but not for a command, nor
- * after a restore, which has nothing to boot.
+ * Runs until the end; a guest that resets itself boots again, but not for a command.
+ *
+ * @param machine The machine.
+ * @param boot What it boots.
+ * @param isRestored Whether it goes on from a snapshot, and boots only after a reset.
+ * @param onReset Called before it boots again.
  */
 async function runToEnd(
   machine: Machine,
-  guest: Guest | undefined,
+  boot: Boot,
+  isRestored: boolean,
+  onReset: () => void,
 ): Promise<RunResult> {
-  if (guest === undefined) {
-    const result = await machine.run();
-    if (result.reason === "reset") {
-      note("the guest reset itself: a restored machine has no kernel to boot");
-    }
-    return result;
-  }
+  let isBooted = isRestored;
   for (;;) {
-    await machine.boot({
-      kernel: guest.kernel,
-      initrd: guest.initrd,
-      cmdline: guest.cmdline,
-    });
+    if (!isBooted) {
+      const { kernel, initrd, cmdline } = await boot.load();
+      await machine.boot({ kernel, initrd, cmdline });
+    }
     const result = await machine.run();
-    if (result.reason !== "reset" || guest.exec !== undefined) return result;
+    if (result.reason !== "reset" || boot.exec !== undefined) return result;
+    onReset();
+    try {
+      await boot.load();
+    } catch (error) {
+      throw new CliError(
+        `the guest has reset itself, and cannot boot again: ${reason(error)}`,
+        undefined,
+        { cause: error },
+      );
+    }
     machine.reset();
+    isBooted = false;
   }
 }
 
@@ -220,6 +220,12 @@ async function runToEnd(
  * @throws {CliError} If the command line is wrong, or something cannot be opened.
  */
 export async function run(options: RunOptions): Promise<number> {
+  if (options.check) {
+    return reportCheck(
+      options.restore!,
+      await checkSnapshot(options.restore!, options),
+    );
+  }
   const planned = await plan(options);
   const { trace: kinds } = planned;
   let { memory, devices } = planned;
@@ -250,20 +256,21 @@ export async function run(options: RunOptions): Promise<number> {
       snapshot = open;
       closers.push(() => open.close());
       const { manifest } = open.reader;
-      const found = await planSnapshot(open.reader, options.dev ?? []);
+      const found = await planSnapshot(open.reader, options.restore, options);
       if (found.blockers.length > 0) {
         throw new CliError(
           `cannot restore "${options.restore}": ${found.blockers.join("; ")}`,
         );
       }
+      for (const line of found.notes) note(line);
       clock = checkManifest(manifest);
       ({ memory, nsPerInstruction } = manifest);
       devices = found.devices;
     }
     const { snapshot: target } = options;
-    const guest = snapshot === undefined
-      ? await chooseGuest(options)
-      : undefined;
+    const boot = snapshot === undefined
+      ? await Boot.choose(options, note)
+      : Boot.restore(snapshot.reader, options, note);
     const trace = openTrace(kinds, options.traceFile);
     closers.push(() => trace.close());
     const host: ChardevHost = {
@@ -275,7 +282,7 @@ export async function run(options: RunOptions): Promise<number> {
     };
     const backends = await openBackends(
       devices,
-      guest?.exec,
+      boot.exec,
       host,
       brokenPipe,
       closers,
@@ -304,37 +311,41 @@ export async function run(options: RunOptions): Promise<number> {
     closers.push(() => made.close());
     if (quit) return EXIT_DONE;
     // Not sooner: what is wrong with a device is said in one line, and nothing before it.
-    if (guest?.notice !== undefined) note(guest.notice);
+    if (boot.notice !== undefined) note(boot.notice);
+    machine.session = { schema: sessionSchema, save: () => boot.save() };
     if (snapshot !== undefined) {
       await restoreSnapshot(machine, snapshot.reader, options.restore!);
     }
-    const saving = target === undefined
-      ? undefined
-      : new Checkpoints(made, devices, target);
-    if (saving !== undefined) closers.push(() => saving.close());
-    if (options.control !== undefined) {
-      let control: ControlSocket;
-      try {
-        control = openControl(options.control, made, devices);
-      } catch (cause) {
-        throw new CliError(
-          `cannot listen on "${options.control}": ${
-            reason(cause)
-          }: remove the file if no machine uses it`,
-          undefined,
-          { cause },
-        );
-      }
-      closers.push(() => control.close());
+    const control = new Control({
+      machine: made,
+      devices,
+      backends,
+      prepareReset: async () => void await boot.load(),
+    });
+    const ended: { result?: RunResult } = {};
+    closers.push(() => control.close(ended.result));
+    if (target !== undefined) {
+      closers.push(saveOnSignal(control.checkpoints, target));
     }
-    const result = await runToEnd(machine, guest);
-    if (result.reason === "instructions") await saving?.save();
+    if (options.control !== undefined) await control.listen(options.control);
+    if (target !== undefined || options.control !== undefined) {
+      boot.prepareRecord();
+    }
+    const result = ended.result = await runToEnd(
+      machine,
+      boot,
+      snapshot !== undefined,
+      () => control.reset(),
+    );
+    if (result.reason === "instructions" && target !== undefined) {
+      await control.checkpoints.save(target);
+    }
     if (options.printHash) {
       const hash = await machine.stateHash();
       await closers.closeAll();
       console.error(`state-hash: ${hash}`);
     }
-    return conclude(result, guest?.exec, signal);
+    return conclude(result, boot.exec, signal);
   } catch (error) {
     if (
       error instanceof MachineError || error instanceof PluginError ||

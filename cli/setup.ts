@@ -13,7 +13,7 @@ import type { Plugin } from "../core/plugin.ts";
 import type { PinnedBlock } from "../host/block/mod.ts";
 import { PLATFORM } from "../plugins/mod.ts";
 import { type SortedOptions, sortOptions } from "./backends.ts";
-import { loadPlugin } from "./devices.ts";
+import { absoluteSpecifier, loadPlugin } from "./devices.ts";
 import { reason, UsageError } from "./errors.ts";
 import type { RunOptions } from "./run.ts";
 import { parseTraceKinds, type TraceKind } from "./trace.ts";
@@ -115,7 +115,7 @@ async function planDevices(texts: readonly string[]): Promise<PlannedDevice[]> {
   );
   const devices = specs.map((spec, i) => ({
     id: ids[i],
-    specifier: spec.name,
+    specifier: absoluteSpecifier(spec.name),
     plugin: plugins[i],
     options: sortOptions(plugins[i], spec.options),
   }));

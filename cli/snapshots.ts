@@ -8,10 +8,10 @@ import {
   writeMachine,
 } from "../core/machine_file.ts";
 import type { DeviceSpec } from "../core/device_spec.ts";
-import { parseDeviceSpecs } from "../core/device_spec.ts";
 import type { Baseline, Machine } from "../core/machine.ts";
 import { parseOptions } from "../core/device_options.ts";
-import type { OptionValue } from "../core/plugin.ts";
+import { adoptState } from "../core/adopt.ts";
+import type { OptionValue, Plugin } from "../core/plugin.ts";
 import denoConfig from "../deno.json" with { type: "json" };
 import {
   openSource,
@@ -25,9 +25,11 @@ import {
   SnapshotReader,
 } from "../snapshot/container.ts";
 import { SchemaError } from "../snapshot/schema.ts";
-import { allOptions, BACKEND_OPTIONS } from "./backends.ts";
-import { loadPlugin } from "./devices.ts";
+import { allOptions, BACKEND_OPTIONS, COMMON_OPTIONS } from "./backends.ts";
+import { absoluteSpecifier, loadPlugin } from "./devices.ts";
 import { CliError, reason } from "./errors.ts";
+import { ImagePins, planImage } from "./images.ts";
+import { parseChanges } from "./replacement.ts";
 import type { PlannedDevice } from "./setup.ts";
 
 /** A snapshot file that is open. */
@@ -88,107 +90,156 @@ function snapshotFailure(what: string, cause: unknown): unknown {
     : cause;
 }
 
-/** What the user changes of a device: `--dev ID:key=value`. */
-function rebindings(texts: readonly string[]): Map<string, DeviceSpec> {
-  return new Map(
-    texts.flatMap(parseDeviceSpecs).map((spec) => [spec.name, spec]),
-  );
-}
-
 /** The devices of a snapshot, and what they lack to be restored. */
 export interface SnapshotPlan {
   /** Devices, in the order in which they are made. */
   devices: PlannedDevice[];
   /** Everything that is in the way, a line each. */
   blockers: string[];
+  /** What the user should know although it is not in the way, a line each. */
+  notes: string[];
+}
+
+/** What the user changes when a snapshot is restored. */
+export interface RestoreChanges {
+  /** `--dev ID:key=value`, `NAME@VERSION` and `NAME@PATH`, each as given. */
+  dev?: readonly string[];
+  /** `--replace ID=SPEC`, each as given. */
+  replace?: readonly string[];
 }
 
 /**
  * Finds the plugins and backends of a snapshot's devices.
  *
  * @param reader The snapshot.
- * @param changes `--dev ID:key=value`, each as given: options of backends.
+ * @param path Its file.
+ * @param changes What is to be other than it was.
  * @returns The devices, and all that is in the way.
  */
 export async function planSnapshot(
   reader: SnapshotReader,
-  changes: readonly string[],
+  path: string,
+  changes: RestoreChanges,
 ): Promise<SnapshotPlan> {
   const { manifest, components } = reader;
   const devices: PlannedDevice[] = [];
   const blockers: string[] = [];
-  const attempt = async (what: () => void | Promise<void>) => {
+  const notes: string[] = [];
+  const attempt = async <T>(
+    what: () => T | Promise<T>,
+  ): Promise<T | undefined> => {
     try {
-      await what();
+      return await what();
     } catch (error) {
       blockers.push(reason(error));
+      return undefined;
     }
   };
-  await attempt(() => void checkManifest(manifest));
-  let rebound = new Map<string, DeviceSpec>();
-  await attempt(() => void (rebound = rebindings(changes)));
+  await attempt(() => checkManifest(manifest));
+  const changed = parseChanges(
+    changes.dev ?? [],
+    changes.replace ?? [],
+    manifest.devices,
+  );
+  blockers.push(...changed.blockers);
   for (const device of manifest.devices) {
-    const { id, specifier } = device;
-    const change = rebound.get(id);
-    rebound.delete(id);
-    await attempt(async () => {
-      const plugin = await loadPlugin({ name: specifier });
-      if (plugin.name !== device.plugin) {
-        throw new CliError(
-          `device "${id}": "${specifier}" is the plugin "${plugin.name}": expected "${device.plugin}"`,
-        );
-      }
+    const { id } = device;
+    const replaced = changed.replaced.get(id);
+    const rebound = changed.rebound.get(id);
+    const plugin = await attempt(() => pluginFor(device, replaced));
+    if (plugin === undefined) continue;
+    await attempt(() => {
       const saved = components.find((component) => component.id === id);
       if (saved === undefined) {
         throw new CliError(`device "${id}" has no state in the snapshot`);
       }
-      if (saved.schema.version > plugin.state.version) {
-        throw new CliError(
-          `device "${id}" was saved with version ${saved.schema.version} of the schema "${saved.schema.name}", and this build reads up to version ${plugin.state.version}: use a newer build`,
-        );
-      }
-      plugin.state.migrate(saved.state, saved.schema.version, { path: id });
-      const backend = fromManifestOptions(device.backend ?? []);
-      if (change !== undefined) {
-        const known = plugin.backend ? BACKEND_OPTIONS[plugin.backend] : {};
-        const given = parseOptions(id, allOptions(plugin), change.options);
-        for (const [name, value] of Object.entries(given)) {
-          if (!change.options.has(name)) continue;
-          if (!Object.hasOwn(known, name)) {
-            throw new CliError(
-              `option "${name}" of device "${id}" belongs to its state: a restored device can be given ${
-                Object.keys(known).join(", ") || "none"
-              }`,
-            );
-          }
-          backend[name] = value;
-        }
-      }
-      if (typeof backend.image === "string") {
-        await Deno.stat(backend.image).catch((error) => {
-          throw new CliError(
-            `device "${id}": image "${backend.image}": ${
-              reason(error)
-            }: give another with --dev ${id}:image=PATH`,
-          );
-        });
-      }
-      devices.push({
-        id,
-        specifier,
-        plugin,
-        options: { own: fromManifestOptions(device.options), backend },
-      });
+      const { schema: { name, version }, state } = saved;
+      adoptState(plugin, { name, version, state }, { path: id });
+    });
+    const own = await attempt(() =>
+      ownOptions(id, plugin, fromManifestOptions(device.options), replaced)
+    );
+    const backend = fromManifestOptions(device.backend ?? []);
+    if (rebound !== undefined) {
+      await attempt(() => rebind(id, plugin, rebound, backend));
+    }
+    const isGiven = rebound?.options.has("image") === true;
+    // The format is that of the image which it was.
+    if (isGiven && !rebound.options.has("format")) delete backend.format;
+    await attempt(async () => {
+      const note = await planImage(id, device.image, backend, isGiven, path);
+      if (note !== undefined) notes.push(note);
+    });
+    if (own === undefined) continue;
+    devices.push({
+      id,
+      specifier: replaced === undefined
+        ? device.specifier
+        : absoluteSpecifier(replaced.name),
+      plugin,
+      options: { own, backend },
+      restoredFrom: path,
     });
   }
-  for (const id of rebound.keys()) {
-    blockers.push(
-      `--dev "${id}": the snapshot has no such device: it has ${
-        manifest.devices.map((d) => d.id).join(", ")
-      }`,
+  return { devices, blockers, notes };
+}
+
+type ManifestDevice = SnapshotReader["manifest"]["devices"][number];
+
+/** Loads the plugin of a device, or the one that is to replace it. */
+async function pluginFor(
+  { id, plugin: name, specifier }: ManifestDevice,
+  replaced: DeviceSpec | undefined,
+): Promise<Plugin> {
+  try {
+    const plugin = await loadPlugin(replaced ?? { name: specifier });
+    if (replaced !== undefined || plugin.name === name) return plugin;
+    throw new CliError(
+      `"${specifier}" is the plugin "${plugin.name}": expected "${name}"`,
     );
+  } catch (error) {
+    throw new CliError(`device "${id}": ${reason(error)}`);
   }
-  return { devices, blockers };
+}
+
+/** The options of a device: those of the snapshot, as far as its plugin knows them, and those of `--replace`. */
+function ownOptions(
+  id: string,
+  plugin: Plugin,
+  saved: Record<string, OptionValue>,
+  replaced: DeviceSpec | undefined,
+): Record<string, OptionValue> {
+  if (replaced === undefined) return saved;
+  const known = { ...COMMON_OPTIONS, ...plugin.options };
+  const kept = Object.entries(saved).filter(([name]) =>
+    Object.hasOwn(known, name)
+  );
+  const given = Object.entries(
+    parseOptions(id, plugin.options, replaced.options),
+  ).filter(([name]) => replaced.options.has(name));
+  return Object.fromEntries([...kept, ...given]);
+}
+
+/** Changes what a device is connected to. */
+function rebind(
+  id: string,
+  plugin: Plugin,
+  change: DeviceSpec,
+  backend: Record<string, OptionValue>,
+): void {
+  const known = plugin.backend ? BACKEND_OPTIONS[plugin.backend] : {};
+  const given = parseOptions(id, allOptions(plugin), change.options);
+  for (const [name, value] of Object.entries(given)) {
+    if (!change.options.has(name)) continue;
+    if (!Object.hasOwn(known, name)) {
+      throw new CliError(
+        `option "${name}" of device "${id}" belongs to its state: a restored device can be given ${
+          Object.keys(known).join(", ") || "none"
+        }`,
+      );
+    }
+    backend[name] = value;
+  }
 }
 
 /** How {@linkcode restoreSnapshot} restores. */
@@ -268,15 +319,12 @@ export async function saveSnapshot(
   path: string,
   choice: SaveChoice = {},
 ): Promise<void> {
-  const backends = new Map<string, Record<string, OptionValue>>(
-    devices.flatMap(({ id, plugin, options }) =>
-      plugin.backend === undefined ? [] : [[id, options.backend]]
-    ),
-  );
+  let pins: ImagePins | undefined;
   const { incremental, onTaken, onProgress } = choice;
   try {
     const folder = await Deno.realPath(dirname(resolve(path)));
     const target = join(folder, basename(path));
+    const images = pins = new ImagePins(devices, machine.contents, target);
     await writeMachine(machine, {
       file: (write) => writeWhole(target, write),
       name: target,
@@ -285,11 +333,13 @@ export async function saveSnapshot(
         : undefined,
       codec: zstd,
       producer: `diapause ${denoConfig.version}`,
-      backends,
+      backends: images.backends,
+      pinImages: () => images.take(),
       onTaken,
       onProgress,
     });
   } catch (cause) {
+    await pins?.cancel();
     throw snapshotFailure(`cannot save to "${path}"`, cause);
   }
 }

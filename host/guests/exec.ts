@@ -10,14 +10,37 @@
  * @module
  */
 
+import {
+  bytes,
+  type Infer,
+  record,
+  SchemaError,
+  str,
+} from "../../snapshot/schema.ts";
 import { encodeCpio } from "./cpio.ts";
 import { sha256 } from "./cache.ts";
 
 const RECORD_SEPARATOR = 0x1e;
 const LINE_FEED = 0x0a;
 const TOKEN_DIGITS = 32;
+const PHASES = ["before", "output", "status", "after"] as const;
 /** How much of the console before the output is kept for a message. */
 const LOG_LIMIT = 64 * 1024;
+
+/** The type of an {@linkcode ExecOutputFilter}'s state in a snapshot. */
+export const execStateType = record({
+  /** From {@linkcode execToken}. */
+  token: str({ max: TOKEN_DIGITS }),
+  /** Before the command, in its output, in its status, or after. */
+  phase: str({ max: 16 }),
+  /** The start of what may be a marker. */
+  held: bytes({ max: 64 }),
+  /** What has come of the status. */
+  status: str({ max: 16 }),
+});
+
+/** The state of an {@linkcode ExecOutputFilter}. */
+export type ExecState = Infer<typeof execStateType>;
 
 /**
  * The token of a command.
@@ -59,9 +82,10 @@ export function execArchive(command: string, token: string): Uint8Array {
  * ```
  */
 export class ExecOutputFilter {
+  readonly #token: string;
   readonly #begin: Uint8Array;
   readonly #exit: Uint8Array;
-  #state: "before" | "output" | "status" | "after" = "before";
+  #state: typeof PHASES[number] = "before";
   /** The start of what may be a marker. */
   #held: number[] = [];
   #statusText = "";
@@ -76,12 +100,51 @@ export class ExecOutputFilter {
    * @param token The token that the guest was given.
    */
   constructor(token: string) {
+    this.#token = token;
     const marker = (what: string) =>
       new TextEncoder().encode(
         `${String.fromCharCode(RECORD_SEPARATOR)}${token} ${what}`,
       );
     this.#begin = marker("begin\n");
     this.#exit = marker("exit ");
+  }
+
+  /** What a snapshot keeps of it: all but the console before the command. */
+  save(): ExecState {
+    return {
+      token: this.#token,
+      phase: this.#state,
+      held: Uint8Array.from(this.#held),
+      status: this.#statusText,
+    };
+  }
+
+  /**
+   * One that goes on where another was saved.
+   *
+   * @param state Its state.
+   * @returns The filter.
+   */
+  static restore(
+    { token, phase, held, status }: ExecState,
+  ): ExecOutputFilter {
+    const filter = new ExecOutputFilter(token);
+    const known = PHASES.find((each) => each === phase);
+    if (
+      known === undefined || (known === "after" && !/^\d{1,3}$/.test(status))
+    ) {
+      throw new SchemaError(
+        "session.exec",
+        `is in the phase "${phase}" with the status "${status}": expected ${
+          PHASES.join(", ")
+        }, and then a number`,
+      );
+    }
+    filter.#state = known;
+    filter.#held = [...held];
+    filter.#statusText = status;
+    if (known === "after") filter.status = parseInt(status, 10);
+    return filter;
   }
 
   /** Whether the command has been started. */
