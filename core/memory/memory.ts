@@ -122,10 +122,19 @@ export class GuestMemory implements DmaMemory {
       );
     }
     this.wasmPages = Math.ceil(total / 65536);
-    this.wasm = new WebAssembly.Memory({
-      initial: this.wasmPages,
-      maximum: this.wasmPages,
-    });
+    try {
+      this.wasm = new WebAssembly.Memory({
+        initial: this.wasmPages,
+        maximum: this.wasmPages,
+      });
+    } catch (cause) {
+      throw new MachineError(
+        `memory of ${
+          ram / (1 << 20)
+        } MiB: this host has no room for it: give the machine less, or end other programs`,
+        { cause },
+      );
+    }
     this.bytes = new Uint8Array(this.wasm.buffer);
     this.words = new Uint32Array(this.wasm.buffer);
     this.view8 = new DataView(this.wasm.buffer);
