@@ -670,7 +670,7 @@ export function findBacking(
   if (format === "raw" || format === "qcow2") return { path, format };
   throw new MachineError(
     format === undefined
-      ? `image "${overlay}" does not say the format of "${path}", on which it is based: "qemu-img rebase -u -b PATH -F FORMAT" tells it`
+      ? `image "${overlay}" does not say the format of "${path}", on which it is based: "qemu-img rebase -u -b ${name} -F FORMAT ${overlay}" tells it`
       : `image "${overlay}" is based on "${path}" of the format "${format}": expected raw or qcow2`,
   );
 }
