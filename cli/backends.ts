@@ -39,6 +39,10 @@ export const BACKEND_OPTIONS: Readonly<
       type: "boolean",
       help: "whether the guest reaches nothing outside its network",
     },
+    pcap: {
+      type: "string",
+      help: "file that all frames are captured in, for Wireshark",
+    },
   },
   block: {
     image: {
@@ -159,7 +163,7 @@ export async function openBackend(
   }
   if (kind === "net") {
     const { openNet } = await import("../host/net/mod.ts");
-    const net = await openNet(options, id);
+    const net = await openNet(options, id, host.notify);
     return { backend: net, close: () => net.close() };
   }
   const { openBlock, PinnedBlock } = await import("../host/block/mod.ts");
