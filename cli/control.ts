@@ -225,7 +225,7 @@ export class Control {
 
   /** What would keep the machine from being saved; nothing is written. */
   async #blockers(file: string, incremental: boolean): Promise<string[]> {
-    const { machine } = this.#controlled;
+    const { machine, devices } = this.#controlled;
     const blockers: string[] = [];
     const attempt = async (what: () => unknown) => {
       try {
@@ -235,6 +235,7 @@ export class Control {
       }
     };
     await attempt(() => checkTarget(fileOf(file)));
+    for (const { image } of devices) await attempt(() => image?.checkPin(file));
     await machine.whilePaused(async () => {
       for (const device of machine.devices) await attempt(() => device.save());
     });

@@ -95,8 +95,11 @@ function asText(reader: SnapshotReader): string {
       } distinct pages`,
     );
   }
-  for (const { id, plugin, version, specifier } of manifest.devices) {
+  for (const { id, plugin, version, specifier, image } of manifest.devices) {
     lines.push(`device ${id}: ${plugin} ${version} from ${specifier}`);
+    for (const { path, format, bytes } of image?.files ?? []) {
+      lines.push(`  image ${JSON.stringify(path)}, ${format}, ${bytes} bytes`);
+    }
   }
   for (const { id, schema, state } of components) {
     lines.push("", `${id} (${schema.name}, version ${schema.version})`);

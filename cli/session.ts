@@ -280,6 +280,7 @@ export async function run(options: RunOptions): Promise<number> {
       },
       notify: note,
     };
+    const warned = new Map<string, string>();
     const backends = await openBackends(
       devices,
       boot.exec,
@@ -304,7 +305,11 @@ export async function run(options: RunOptions): Promise<number> {
       maxInstructions: options.maxInstructions,
       trace: trace.sinks,
       log: (id, level, message) => {
-        if (level === "warn") note(`${id}: ${message}`);
+        // A guest that tries again and again is told of once.
+        if (level === "warn" && message !== warned.get(id)) {
+          warned.set(id, message);
+          note(`${id}: ${message}`);
+        }
       },
     });
     const made = machine;

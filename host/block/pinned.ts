@@ -189,6 +189,21 @@ export class PinnedBlock implements BlockImage {
   }
 
   /**
+   * Checks that the image could be kept for a snapshot.
+   *
+   * @param snapshot Path of the snapshot.
+   * @throws {MachineError} If the guest could not write any more then.
+   */
+  async checkPin(snapshot: string): Promise<void> {
+    if (this.#inPlace || this.readOnly) return;
+    const problem = folderProblem(await overlayFolder(this.path, snapshot));
+    if (problem === undefined) return;
+    throw new MachineError(
+      `image "${this.path}" cannot be kept for a snapshot, for ${problem}: pin=off writes to it in place, or use a copy in a folder of yours`,
+    );
+  }
+
+  /**
    * Makes the content durable, and keeps the files as they are for a snapshot; with `pin` false it only tells what
    * they are now.
    *
@@ -198,16 +213,8 @@ export class PinnedBlock implements BlockImage {
   pin(snapshot: string): Promise<Pin> {
     return this.#change(async () => {
       const wasWriting = this.#writing;
-      if (!this.#inPlace && !this.readOnly) {
-        const folder = await overlayFolder(this.path, snapshot);
-        const problem = folderProblem(folder);
-        if (problem !== undefined) {
-          throw new MachineError(
-            `image "${this.path}" cannot be kept for a snapshot, for ${problem}: pin=off writes to it in place, or use a copy in a folder of yours`,
-          );
-        }
-        this.#writing = false;
-      }
+      await this.checkPin(snapshot);
+      if (!this.#inPlace) this.#writing = false;
       try {
         await Promise.allSettled(this.#mutations);
         if (wasWriting) await this.#top.flush();
