@@ -53,7 +53,7 @@ const MAX_SLICE = 1_000_000;
 const MIN_SLICE = 1_000;
 /** Real time of a slice, and between two visits to the event loop, in milliseconds. */
 const SLICE_MS = 4;
-/** The same while host work is in flight, or a snapshot is being written. */
+/** The same while something waits for the host. */
 const BUSY_SLICE_MS = 1;
 /** Timers nearer than this are waited for on the event loop, not with a host timer. */
 const SPIN_MS = 0.25;
@@ -231,6 +231,8 @@ export class Machine {
   #woken = false;
   /** The user wants it paused. */
   #paused = false;
+  /** Work of {@linkcode attend} under way. */
+  #attended = 0;
   /** Sections of {@linkcode whilePaused} under way. */
   #holds = 0;
   /** The pause that is in place or on its way, and whether it is in place. */
@@ -531,17 +533,37 @@ export class Machine {
       }
       const now = hostNow();
       if (now - visited >= this.#sliceMs) {
-        await turn.wait();
+        await turn.wait(this.#hostAnswers);
         visited = hostNow();
       }
     }
   }
 
+  /** Whether something waits for the host. */
+  get #hostAnswers(): boolean {
+    return this.#completions.count > 0 || this.#attended > 0;
+  }
+
+  /**
+   * Looks often for the host's answers while work on this machine waits for them: files that are
+   * written or read.
+   *
+   * @internal
+   * @param work The work.
+   * @returns What it returns.
+   */
+  async attend<T>(work: () => Promise<T>): Promise<T> {
+    this.#attended++;
+    try {
+      return await work();
+    } finally {
+      this.#attended--;
+    }
+  }
+
   /** How long a slice may take. */
   get #sliceMs(): number {
-    return this.#completions.count > 0 || this.memory.keeper !== undefined
-      ? BUSY_SLICE_MS
-      : SLICE_MS;
+    return this.#hostAnswers ? BUSY_SLICE_MS : SLICE_MS;
   }
 
   /** How many instructions the vCPU may run until something else is to be looked at. */

@@ -79,7 +79,7 @@ export async function writeMachine(
   const before = writing.get(machine);
   const written = (async () => {
     await before?.catch(() => {});
-    return await writeNow(machine, options);
+    return await machine.attend(() => writeNow(machine, options));
   })();
   writing.set(machine, written);
   return await written;
@@ -302,5 +302,6 @@ export async function restoreFile(
   if (!lazy) return { loaded: Promise.resolve() };
   machine.loadFrom(pages);
   // A failure has been told to the machine, whose run it ends.
-  return { loaded: pages.stream(options.onProgress).catch(() => {}) };
+  const loaded = machine.attend(() => pages.stream(options.onProgress));
+  return { loaded: loaded.catch(() => {}) };
 }
