@@ -28,6 +28,9 @@ export const TSC_HZ = 1_000_000_000;
 /** Timers that follow from timers at one instant, before {@linkcode Clock.fireAllDue} gives up. */
 const MOST_ROUNDS = 1_000;
 
+/** The most milliseconds that a `Date` can have. */
+const MAX_DATE = 8.64e15;
+
 /** What a clock is made with. */
 export interface ClockOptions {
   /** How time passes. */
@@ -41,11 +44,15 @@ export interface ClockOptions {
 }
 
 /** Saved state of the clock. */
-export const clockSchema = schema("clock", 1, {
-  /** Virtual nanoseconds. */
+export const clockSchema = schema("clock", 2, {
+  /** Virtual nanoseconds at the last jump over idle time, pause or restore. */
   now: u64(),
+  /** Instructions retired since then, of which `nsPerInstruction` makes time; 0 in `realtime` mode. */
+  retired: u64(),
   /** Milliseconds since 1970 UTC at virtual time 0. */
   rtcBase: f64(),
+}, {
+  1: (old) => ({ ...old as { now: bigint; rtcBase: number }, retired: 0n }),
 });
 
 /** Saved state of the clock. */
@@ -292,7 +299,13 @@ export class Clock {
 
   /** The state of the clock. Devices save their own timers. */
   save(): ClockState {
-    return { now: BigInt(this.now()), rtcBase: this.#rtcBase };
+    const { mode } = this;
+    const isCounted = mode === "instructions";
+    return {
+      now: BigInt(isCounted ? this.#base : this.now()),
+      retired: BigInt(isCounted ? this.retired() - this.#retiredBase : 0),
+      rtcBase: this.#rtcBase,
+    };
   }
 
   /**
@@ -302,19 +315,27 @@ export class Clock {
    * @throws {SchemaError} When the time is not possible.
    */
   restore(state: ClockState): void {
-    if (state.now > BigInt(Number.MAX_SAFE_INTEGER)) {
-      throw new SchemaError(
-        "clock.now",
-        `is ${state.now}: expected nanoseconds below 2^53`,
-      );
+    for (
+      const [field, what] of [
+        ["now", "nanoseconds"],
+        ["retired", "instructions"],
+      ] as const
+    ) {
+      if (state[field] > BigInt(Number.MAX_SAFE_INTEGER)) {
+        throw new SchemaError(
+          `clock.${field}`,
+          `is ${state[field]}: expected ${what} below 2^53`,
+        );
+      }
     }
-    if (!Number.isFinite(state.rtcBase)) {
+    if (!(Math.abs(state.rtcBase) <= MAX_DATE)) {
       throw new SchemaError(
         "clock.rtcBase",
-        `is ${state.rtcBase}: expected milliseconds since 1970`,
+        `is ${state.rtcBase}: expected milliseconds since 1970, up to ${MAX_DATE}`,
       );
     }
-    this.#jump(Number(state.now));
+    this.#base = Number(state.now);
+    this.#retiredBase = this.retired() - Number(state.retired);
     this.#rtcBase = state.rtcBase;
     if (this.#hostBase !== undefined) this.#hostBase = this.#hostNow();
   }

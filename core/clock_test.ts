@@ -128,7 +128,7 @@ Deno.test("Clock restores the time that it saved", () => {
   assertEquals(second.clock.now(), 12345);
   assertEquals(second.clock.save(), state);
   assertThrows(
-    () => second.clock.restore({ now: 1n << 60n, rtcBase: 0 }),
+    () => second.clock.restore({ now: 1n << 60n, retired: 0n, rtcBase: 0 }),
     SchemaError,
     "expected nanoseconds below 2^53",
   );
@@ -146,4 +146,24 @@ Deno.test("a timer that is armed beyond the end of time can be saved and restore
   clock.advance(10);
   timer.restore(saved);
   assertEquals(timer.deadline, Number.MAX_SAFE_INTEGER);
+});
+
+Deno.test("Clock restores fractions of a nanosecond, and takes the state of version 1", () => {
+  const make = () => {
+    const clock = new Clock(
+      { mode: "instructions", nsPerInstruction: 0.3 },
+      (error) => {
+        throw error;
+      },
+    );
+    let retired = 5;
+    clock.retired = () => retired;
+    return { clock, at: (n: number) => (retired = n, clock.now()) };
+  };
+  const first = make();
+  const second = make();
+  second.clock.restore(clockSchema.validate(first.clock.save()));
+  for (let n = 5; n < 30; n++) assertEquals(second.at(n), first.at(n));
+  const old = clockSchema.migrate({ now: 7n, rtcBase: 1 }, 1);
+  assertEquals(old, { now: 7n, retired: 0n, rtcBase: 1 });
 });
