@@ -39,12 +39,14 @@ Deno.test("--restore goes on where --snapshot saved", async () => {
     const early = await save(`${directory}/early`, disk, 3000);
     const late = await save(`${directory}/late`, disk, 9000);
     assertEquals([early.code, late.code], [0, 0]);
-    const resumed = await diapause(
-      ...["--restore", `${directory}/early`, "--max-instructions", "9000"],
-      "--print-hash",
-    );
-    assertEquals(resumed.stderr, late.stderr);
-    assertEquals([early.stdout, resumed.stdout], ["a", ""]);
+    for (const lazy of [[], ["--lazy"]]) {
+      const resumed = await diapause(
+        ...["--restore", `${directory}/early`, ...lazy],
+        ...["--max-instructions", "9000", "--print-hash"],
+      );
+      assertEquals(resumed.stderr, late.stderr);
+      assertEquals([early.stdout, resumed.stdout], ["a", ""]);
+    }
 
     const { code, stdout } = await diapause(
       ...["diff", `${directory}/early`, `${directory}/late`],

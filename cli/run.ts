@@ -65,6 +65,11 @@ export function runCommand(setExitCode: (code: number) => void) {
       "With --restore, another plugin in the place of a device: ID=SPEC.",
       { collect: true, depends: ["restore"] },
     )
+    .option(
+      "--lazy",
+      "With --restore, run at once and load memory when it is touched, the rest meanwhile.",
+      { depends: ["restore"] },
+    )
     .option("--check", "With --restore, list what is in its way, and end.", {
       depends: ["restore"],
     })
@@ -114,6 +119,8 @@ export interface RunOptions {
   maxInstructions?: number;
   /** `--restore`. */
   restore?: string;
+  /** `--lazy`. */
+  lazy?: true;
   /** `--replace`, each as given. */
   replace?: string[];
   /** `--check`. */

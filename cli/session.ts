@@ -313,13 +313,23 @@ export async function run(options: RunOptions): Promise<number> {
       },
     });
     const made = machine;
+    // The file may be closed when nothing is read from it any more.
+    let loaded: Promise<void> | undefined;
+    closers.push(() => loaded);
     closers.push(() => made.close());
     if (quit) return EXIT_DONE;
     // Not sooner: what is wrong with a device is said in one line, and nothing before it.
     if (boot.notice !== undefined) note(boot.notice);
     machine.session = { schema: sessionSchema, save: () => boot.save() };
     if (snapshot !== undefined) {
-      await restoreSnapshot(machine, snapshot.reader, options.restore!);
+      const { lazy } = options;
+      const restored = await restoreSnapshot(
+        machine,
+        snapshot.reader,
+        options.restore!,
+        { lazy },
+      );
+      loaded = restored.loaded;
     }
     const control = new Control({
       machine: made,

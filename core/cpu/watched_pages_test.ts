@@ -13,9 +13,8 @@ const HLT = 0xf4;
 /** Bytes of a linear address as an immediate. */
 const imm32 = (value: number) => [0, 8, 16, 24].map((n) => value >>> n & 0xff);
 
-/** Freezes as a machine does at a pause. */
+/** Freezes, which takes the writable translations away. */
 function freeze(guest: Guest): FrozenMemory {
-  guest.cpu.flushTlb(false);
   return new FrozenMemory(guest.memory, false);
 }
 
