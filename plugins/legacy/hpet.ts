@@ -282,16 +282,23 @@ class HpetTimer {
     };
   }
 
+  /** Takes a state back, after the main counter. What is late is due at once; any other time follows from the counter. */
   restore(state: TimerState): void {
     this.#configuration = state.configuration;
     this.#comparator = state.comparator;
     this.#period = state.period;
     this.#setHigh = state.setHigh;
-    this.#arm(
-      state.timer === null
-        ? undefined
-        : this.#block.clock.now() + state.timer.remaining,
+    this.schedule();
+    const now = this.#block.clock.now();
+    const left = this.#due === undefined ? undefined : this.#due - now;
+    const remaining = state.timer?.remaining;
+    check(
+      remaining === left || remaining === 0,
+      `timers.${this.#index}.timer`,
+      String(remaining),
+      `${left}, when the counter meets the comparator`,
     );
+    this.#arm(remaining === undefined ? undefined : now + remaining);
   }
 }
 

@@ -153,6 +153,18 @@ Deno.test("hpet refuses states that it cannot be in", () => {
     "timers.1.configuration",
   );
   assertThrows(broken({ timer: { remaining: 5 } }), Error, "timers.1.timer");
+  // A running counter meets a comparator when it does, and at no other time.
+  const running = { ...state, configuration: ENABLE };
+  const meets = (remaining: number) => ({
+    ...running,
+    timers: state.timers.map((timer, i) =>
+      i === 0
+        ? { ...timer, comparator: 50n, timer: { remaining } }
+        : { ...timer, comparator: 0n, timer: null }
+    ),
+  });
+  assertThrows(() => restore(meets(510)), Error, "timers.0.timer");
+  restore(meets(500));
 });
 
 Deno.test("hpet keeps the comparator of a periodic timer true without waking the guest", () => {

@@ -55,6 +55,7 @@ import {
   IRR,
   ISR,
   LDR,
+  LINT0_VIRTUAL_WIRE,
   LOWEST_PRIORITY,
   LVT_COUNT,
   LVT_DELIVERY,
@@ -179,9 +180,8 @@ class Apic implements LocalApic {
     this.#id = this.#cpu.index;
     this.#externalMessage = false;
     this.#initialize();
-    // Firmware leaves the bootstrap processor in virtual wire mode (MP 1.4, section 3.6.2.2).
     if (this.#cpu.index === 0) {
-      this.#lvt[LVT_INDEX_LINT0] = EXTINT << LVT_DELIVERY_SHIFT;
+      this.#lvt[LVT_INDEX_LINT0] = LINT0_VIRTUAL_WIRE;
     }
   }
 

@@ -138,6 +138,8 @@ export const INIT = 5;
 export const STARTUP = 6;
 /** As if from an external controller. */
 export const EXTINT = 7;
+/** LINT0 of the bootstrap processor as firmware leaves it, in virtual wire mode (MP 1.4, section 3.6.2.2). */
+export const LINT0_VIRTUAL_WIRE = EXTINT << LVT_DELIVERY_SHIFT;
 
 // ICR (figure 12-12).
 /** Vector. */

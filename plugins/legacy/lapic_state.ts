@@ -23,11 +23,14 @@ import {
   ESR_MASK,
   FIRST_VECTOR,
   ICR_WRITABLE,
+  LINT0_VIRTUAL_WIRE,
   LVT_COUNT,
   LVT_INDEX_LINT0,
+  LVT_MASKED,
   LVT_REMOTE_IRR,
   LVT_TIMER_MODE,
   LVT_WRITABLE,
+  SVR_ENABLE,
   SVR_MASK,
   VECTOR_WORDS,
 } from "./lapic_registers.ts";
@@ -35,6 +38,7 @@ import {
   TIMER_DIVIDE_MASK,
   TIMER_MODE_SHIFT,
   TIMER_MODE_TSC_DEADLINE,
+  timerDivisor,
 } from "./lapic_timer.ts";
 import { check, checkBits } from "./support.ts";
 
@@ -114,6 +118,16 @@ export function checkApicState(
   for (const field of ["isr", "irr", "tmr"] as const) {
     checkBits(`${path}.${field}.0`, state[field][0], -1 << FIRST_VECTOR);
   }
+  const isSoftwareEnabled = (state.svr & SVR_ENABLE) !== 0;
+  state.lvt.forEach((entry, i) =>
+    check(
+      isSoftwareEnabled || (entry & LVT_MASKED) !== 0 ||
+        (i === LVT_INDEX_LINT0 && entry === LINT0_VIRTUAL_WIRE),
+      `${path}.lvt.${i}`,
+      entry,
+      "masked, since the APIC is disabled by software",
+    )
+  );
   const deadlineMode = (state.lvt[0] & LVT_TIMER_MODE) >> TIMER_MODE_SHIFT ===
     TIMER_MODE_TSC_DEADLINE;
   check(
@@ -121,5 +135,16 @@ export function checkApicState(
     `${path}.tscDeadline`,
     state.tscDeadline,
     "0 outside TSC-deadline mode",
+  );
+  const remaining = state.timer?.remaining ?? 0;
+  check(
+    state.timer === null ||
+      (deadlineMode ? state.tscDeadline !== 0n : state.initialCount > 0 &&
+        remaining <= state.initialCount * timerDivisor(state.divide)),
+    `${path}.timer`,
+    remaining,
+    deadlineMode
+      ? "not armed without a TSC deadline"
+      : "at most what the initial count takes",
   );
 }

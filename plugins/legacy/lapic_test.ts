@@ -347,6 +347,16 @@ Deno.test("lapic refuses states that it cannot be in", () => {
     "apics.0.irr.0",
   );
   assertThrows(broken({ tscDeadline: 5n }), Error, "apics.0.tscDeadline");
+  const { lvt } = state.apics[0];
+  assertThrows(broken({ lvt: lvt.with(0, 0x50) }), Error, "apics.0.lvt.0");
+  assertThrows(broken({ timer: { remaining: 1 } }), Error, "apics.0.timer");
+  const counting = { initialCount: 10, divide: 0 };
+  assertThrows(
+    broken({ ...counting, timer: { remaining: 21 } }),
+    Error,
+    "apics.0.timer",
+  );
+  broken({ ...counting, timer: { remaining: 20 } })();
 });
 
 /** Sends an interrupt message. */

@@ -72,6 +72,18 @@ function toBcd(value: number): number {
     Math.floor(value / 10) % 10 << 4 | value % 10;
 }
 
+/** Clocks in the first, high part of a mode 3 cycle. */
+function highPart(period: number): number {
+  return Math.ceil(period / 2);
+}
+
+/** Clocks until the present cycle (mode 2) or half cycle (mode 3) ends. */
+function cycleLeft(mode: number, elapsed: number, period: number): number {
+  const phase = elapsed % period;
+  const high = highPart(period);
+  return (mode === 3 && phase < high ? high : period) - phase;
+}
+
 /** A counter. Every method takes `now`, the present clock. */
 export class PitCounter {
   #access = RW_BOTH;
@@ -206,7 +218,8 @@ export class PitCounter {
           this.#begin(now);
           if (!this.#gate) this.#hold(now);
         } else if (this.#start !== null) {
-          this.#reloadAt ??= this.#cycleEnd(now, this.#start);
+          this.#reloadAt ??= now +
+            cycleLeft(this.#mode, now - this.#start, this.#period);
         }
         break;
     }
@@ -250,15 +263,7 @@ export class PitCounter {
 
   /** Clocks in the first, high part of a mode 3 cycle. */
   #highPart(): number {
-    return Math.ceil(this.#period / 2);
-  }
-
-  /** The end of the present cycle (mode 2) or half cycle (mode 3). */
-  #cycleEnd(now: number, start: number): number {
-    const phase = (now - start) % this.#period;
-    const high = this.#highPart();
-    return now - phase +
-      (this.#mode === 3 && phase < high ? high : this.#period);
+    return highPart(this.#period);
   }
 
   /** Lets a rewritten count take effect when its time has come. */
@@ -433,11 +438,10 @@ export function checkPitCounter(path: string, state: PitCounterState): void {
   }
   check(
     state.reloadIn === null ||
-      (Number.isInteger(state.reloadIn) && state.counting &&
-        (state.mode === 2 || state.mode === 3) &&
-        state.reloadIn > 0 && state.reloadIn <= state.period),
+      (state.counting && (state.mode === 2 || state.mode === 3) &&
+        state.reloadIn === cycleLeft(state.mode, state.elapsed, state.period)),
     `${path}.reloadIn`,
     state.reloadIn ?? 0,
-    "clocks within one cycle of mode 2 or 3",
+    "the clocks that are left of a cycle of mode 2 or 3",
   );
 }

@@ -297,6 +297,11 @@ Deno.test("pit refuses states that it cannot be in", () => {
   );
   assertThrows(broken({ ...running, reload: 9 }), Error, "timer");
   assertThrows(
+    broken({ ...running, reload: 9, elapsed: 4, reloadIn: 4 }),
+    Error,
+    "channels.0.reloadIn",
+  );
+  assertThrows(
     () => restore({ ...state, timer: { remaining: 77 } }),
     Error,
     "timer",
