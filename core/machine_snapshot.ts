@@ -15,7 +15,9 @@ import { clockSchema } from "./clock.ts";
 import { checkCpu } from "./cpu/check_saved.ts";
 import { restoreCpu } from "./cpu/restored.ts";
 import { cpuSchema, saveCpu } from "./cpu/saved.ts";
+import type { AnyPlugin } from "./instance.ts";
 import type { Machine } from "./machine.ts";
+import { difference } from "../snapshot/difference.ts";
 import { FrozenMemory } from "./memory/freeze.ts";
 import {
   contentOf,
@@ -183,6 +185,34 @@ export function freezeMachine(
 }
 
 /**
+ * A state that does not fit because the schema of its version was changed is not damaged: its
+ * plugin is another build.
+ *
+ * @param error What the restore of a device threw.
+ * @param saved The state.
+ * @param plugin The device's plugin.
+ * @returns The error to be thrown.
+ */
+function explain(
+  error: unknown,
+  { schema }: ComponentState,
+  plugin: AnyPlugin,
+): unknown {
+  const { state, name } = plugin;
+  if (
+    !(error instanceof SchemaError) || schema.name !== state.name ||
+    schema.version !== state.version
+  ) return error;
+  const found = difference(schema.type, state.type.description);
+  if (found === undefined) return error;
+  const message = error.message.slice(error.path.length + 1);
+  return new SchemaError(
+    error.path,
+    `${message}. The snapshot was made by an incompatible build of the plugin "${name}", whose state has the same version ${schema.version} but another schema (${found}): use that build, or give the changed state a new version and a migration`,
+  );
+}
+
+/**
  * Puts a state into a machine that was just created from the same configuration.
  *
  * @param machine The machine; when this throws it is to be thrown away.
@@ -266,8 +296,13 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
     interrupts.restore(irqState);
     pci.restore(pciState);
     for (const device of machine.devices) {
-      const { state, schema } = components.get(device.owner.id)!;
-      device.restore(state, schema.version, schema.name);
+      const saved = components.get(device.owner.id)!;
+      const { state, schema } = saved;
+      try {
+        device.restore(state, schema.version, schema.name);
+      } catch (error) {
+        throw explain(error, saved, device.plugin);
+      }
     }
   });
   restoreCpu(cpu, cpuState, Number(retired));
