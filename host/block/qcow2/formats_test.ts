@@ -7,6 +7,7 @@ import {
   assertClean,
   assertSame,
   changes,
+  check,
   noise,
   qemuImg,
   qemuIo,
@@ -254,3 +255,37 @@ Deno.test("images of a kind that is not supported are refused with what to do", 
     }
   });
 });
+
+for (
+  const options of ["cluster_size=64k", "cluster_size=512,refcount_bits=64"]
+) {
+  Deno.test(`an image with lazy refcounts and ${options} that was not closed is repaired when it is opened`, async () => {
+    await withFolder(async (folder) => {
+      const content = mixedContent();
+      const lazy = `lazy_refcounts=on,${options}`;
+      const path = await convert(folder, content, lazy, "-c");
+      await qemuImg("snapshot", "-c", "first", path);
+      await qemuIo(path, "write -P 1 300k 100k");
+      content.fill(1, 300 * KIB, 400 * KIB);
+      await assertRejects(
+        () => qemuIo(path, "write -P 2 350k 900k", "flush", "abort"),
+      );
+      content.fill(2, 350 * KIB, 1250 * KIB);
+      const before = await Deno.readFile(path);
+      assert((await check(path)).errors > 0);
+
+      const read = await Qcow2Block.open(path, true);
+      assertSame(await readAll(read), content);
+      await read.close();
+      assertSame(await Deno.readFile(path), before);
+      const disk = await Qcow2Block.open(path);
+      assertSame(await readAll(disk), content);
+      await disk.close();
+      await assertClean(path);
+      await exercise(folder, path, content, async (path) => {
+        await qemuImg("snapshot", "-a", "first", path);
+        await assertClean(path);
+      });
+    });
+  });
+}

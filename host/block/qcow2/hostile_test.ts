@@ -52,6 +52,10 @@ async function makeImages(folder: string): Promise<Uint8Array[]> {
     }
     images.push(await Deno.readFile(path));
   }
+  // The first one once more, to be repaired when it is opened.
+  const dirty = images[0].slice();
+  dirty[INCOMPATIBLE_FEATURES + 7] |= 1;
+  images.push(dirty);
   return images;
 }
 

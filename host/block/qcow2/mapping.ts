@@ -2,6 +2,7 @@
 // extended (QEMU's docs/interop/qcow2.txt, sections "Cluster mapping" and "Extended L2 Entries").
 
 import type { HostFile } from "../file.ts";
+import { SECTOR_SIZE } from "../types.ts";
 import { type Header, l1Coverage } from "./header.ts";
 import { CorruptError, type Owners } from "./owners.ts";
 import type { Refcounts } from "./refcounts.ts";
@@ -10,10 +11,10 @@ import type { Unit, UnitCache } from "./units.ts";
 
 // Bits of an entry, by word. The words of an extended entry's bitmap follow.
 /** Refcount is exactly 1: the cluster, or the L2 table, may be written in place. */
-const COPIED_HIGH = 0x80000000;
-const COMPRESSED_HIGH = 0x40000000;
+export const COPIED_HIGH = 0x80000000;
+export const COMPRESSED_HIGH = 0x40000000;
 /** Bits 32 to 55: the high word of an offset. */
-const OFFSET_HIGH = 0x00ffffff;
+export const OFFSET_HIGH = 0x00ffffff;
 /** The cluster reads as zeroes; standard entries of version 3. */
 const ZERO_LOW = 1;
 /** Bytes from an extended entry to the word of its "reads as zeroes" bits, and of its "allocated" bits. */
@@ -41,6 +42,30 @@ export interface CompressedPlace {
   offset: number;
   /** Bytes at most: whole sectors. */
   length: number;
+}
+
+/**
+ * Where a compressed cluster is.
+ *
+ * @param view L2 entries.
+ * @param at The entry's place in them.
+ * @param clusterBits log2 of the bytes of a cluster.
+ * @returns The place; undefined if the cluster is not compressed.
+ */
+export function compressedPlaceOf(
+  view: DataView,
+  at: number,
+  clusterBits: number,
+): CompressedPlace | undefined {
+  if ((view.getUint32(at) & COMPRESSED_HIGH) === 0) return undefined;
+  const entry = view.getBigUint64(at);
+  const sectorBits = clusterBits - 8;
+  const offsetBits = 62 - sectorBits;
+  const offset = Number(BigInt.asUintN(offsetBits, entry));
+  const sectors = Number(
+    BigInt.asUintN(sectorBits, entry >> BigInt(offsetBits)),
+  );
+  return { offset, length: (sectors + 1) * SECTOR_SIZE - offset % SECTOR_SIZE };
 }
 
 /** The mapping of an image. */
@@ -213,15 +238,7 @@ export class Mapping {
   /** Where a compressed cluster is; undefined if the cluster is not compressed. */
   compressedPlace(unit: Unit, cluster: number): CompressedPlace | undefined {
     const at = cluster % this.perUnit * this.#entryBytes;
-    const entry = unit.view.getBigUint64(at);
-    if ((entry >> 62n & 1n) === 0n) return undefined;
-    const sectorBits = this.#clusterBits - 8;
-    const offsetBits = 62 - sectorBits;
-    const offset = Number(BigInt.asUintN(offsetBits, entry));
-    const sectors = Number(
-      BigInt.asUintN(sectorBits, entry >> BigInt(offsetBits)),
-    );
-    return { offset, length: (sectors + 1) * 512 - offset % 512 };
+    return compressedPlaceOf(unit.view, at, this.#clusterBits);
   }
 
   /**

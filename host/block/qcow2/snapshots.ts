@@ -2,7 +2,7 @@
 // kept as they are; what they refer to has to be known so that nothing is written there.
 
 import type { HostFile } from "../file.ts";
-import type { Header } from "./header.ts";
+import { type Header, MAX_L1_BYTES, TABLE_ENTRY } from "./header.ts";
 import { CorruptError } from "./owners.ts";
 
 // Fields of an entry.
@@ -40,7 +40,7 @@ export interface SnapshotTable {
  * @param file The image.
  * @param header Its header.
  * @returns The table.
- * @throws {CorruptError} If it is not inside the file.
+ * @throws {CorruptError} If it, or what it refers to, is not inside the file.
  */
 export async function readSnapshots(
   file: HostFile,
@@ -56,6 +56,7 @@ export async function readSnapshots(
   const entry = new Uint8Array(ENTRY_BYTES);
   const view = new DataView(entry.buffer);
   let at = snapshotsOffset;
+  let l1Bytes = 0;
   for (let i = 0; i < snapshotCount; i++) {
     if (await file.read(entry, at) < ENTRY_BYTES) {
       throw new CorruptError(`snapshot ${i} is behind the end of the file`);
@@ -66,10 +67,19 @@ export async function readSnapshots(
         `snapshot ${i} has ${extra} bytes of extra data: expected at most ${MAX_EXTRA_BYTES}`,
       );
     }
-    snapshots.push({
-      l1Offset: Number(view.getBigUint64(L1_TABLE_OFFSET)),
-      l1Size: view.getUint32(L1_SIZE),
-    });
+    const l1Offset = Number(view.getBigUint64(L1_TABLE_OFFSET));
+    const l1Size = view.getUint32(L1_SIZE);
+    const bytes = l1Size * TABLE_ENTRY;
+    l1Bytes += bytes;
+    if (
+      l1Bytes > MAX_L1_BYTES || l1Offset % 2 ** header.clusterBits !== 0 ||
+      l1Offset + bytes > file.size
+    ) {
+      throw new CorruptError(
+        `the L1 table of snapshot ${i} is at ${l1Offset}, ${bytes} bytes, which is not in the file`,
+      );
+    }
+    snapshots.push({ l1Offset, l1Size });
     at += ENTRY_BYTES + extra + view.getUint16(ID_BYTES) +
       view.getUint16(NAME_BYTES);
     at = Math.ceil(at / ENTRY_ALIGNMENT) * ENTRY_ALIGNMENT;

@@ -16,14 +16,14 @@ import {
   headerClusterBytes,
   INCOMPATIBLE_CORRUPT,
   INCOMPATIBLE_FEATURES,
-  MAX_L1_BYTES,
   parseHeader,
   TABLE_ENTRY,
 } from "./header.ts";
 import { Mapping } from "./mapping.ts";
 import { CorruptError, Owners } from "./owners.ts";
 import { Refcounts } from "./refcounts.ts";
-import { readSnapshots } from "./snapshots.ts";
+import { rebuildRefcounts } from "./repair.ts";
+import { readSnapshots, type SnapshotTable } from "./snapshots.ts";
 import { Table, writeTable } from "./table.ts";
 import { UnitCache } from "./units.ts";
 
@@ -92,17 +92,28 @@ export class Store {
   static async open(path: string, readOnly: boolean): Promise<Store> {
     const file = await HostFile.open(path, readOnly);
     try {
-      const header = await readHeader(file);
-      if (!readOnly) checkWritable(path, header);
-      const { l1Offset, l1Size, refcountTableOffset } = header;
-      const clusterSize = 2 ** header.clusterBits;
-      const tableBytes = header.refcountTableClusters * clusterSize;
+      let header = await readHeader(file);
+      if (!readOnly && header.isCorrupt) {
+        throw new CorruptError(
+          "it is marked as corrupt (readonly=on opens it for reading)",
+        );
+      }
+      const { l1Offset, l1Size } = header;
       const l1 = await readTable(
         file,
         "the L1 table",
         l1Offset,
         l1Size * TABLE_ENTRY,
       );
+      const snapshots = readOnly
+        ? undefined
+        : await readSnapshots(file, header);
+      if (snapshots !== undefined && header.isDirty) {
+        await rebuildRefcounts(file, header, l1, snapshots);
+        header = await readHeader(file);
+      }
+      const { refcountTableOffset, refcountTableClusters } = header;
+      const tableBytes = refcountTableClusters * 2 ** header.clusterBits;
       const refcountTable = readOnly
         ? new Table(refcountTableOffset, new Uint8Array())
         : await readTable(
@@ -112,7 +123,7 @@ export class Store {
           tableBytes,
         );
       const store = new Store(file, header, readOnly, l1, refcountTable);
-      if (!readOnly) await store.#claim();
+      if (snapshots !== undefined) store.#claim(snapshots);
       return store;
     } catch (error) {
       file.close();
@@ -289,7 +300,7 @@ export class Store {
   }
 
   /** Notes where all tables are. */
-  async #claim(): Promise<void> {
+  #claim({ snapshots, length }: SnapshotTable): void {
     const { header, owners } = this;
     const add = (what: string, offset: number, length: number) => {
       owners.check(what, offset, length);
@@ -299,23 +310,9 @@ export class Store {
     add("the L1 table", header.l1Offset, header.l1Size * TABLE_ENTRY);
     const { table } = this.refcounts;
     add("the refcount table", table.offset, table.bytes.length);
-    if (header.snapshotCount > 0) {
-      const { length, snapshots } = await readSnapshots(this.file, header);
-      add("the snapshot table", header.snapshotsOffset, length);
-      let total = 0;
-      for (const { l1Offset, l1Size } of snapshots) {
-        const bytes = l1Size * TABLE_ENTRY;
-        total += bytes;
-        if (
-          total > MAX_L1_BYTES || l1Offset % this.mapping.clusterSize !== 0 ||
-          l1Offset + bytes > this.file.size
-        ) {
-          throw new CorruptError(
-            `the L1 table of a snapshot is at ${l1Offset}, ${bytes} bytes, which is not in the file`,
-          );
-        }
-        add("the L1 table of a snapshot", l1Offset, bytes);
-      }
+    if (length > 0) add("the snapshot table", header.snapshotsOffset, length);
+    for (const { l1Offset, l1Size } of snapshots) {
+      add("the L1 table of a snapshot", l1Offset, l1Size * TABLE_ENTRY);
     }
     this.refcounts.claimBlocks();
     this.mapping.claimTables();
@@ -355,20 +352,4 @@ async function readTable(
   }
   await file.readPadded(bytes, offset);
   return new Table(offset, bytes);
-}
-
-function checkWritable(path: string, header: Header): void {
-  const fail = (why: string) => {
-    throw new MachineError(
-      `cannot open image "${path}" to write: ${why} (readonly=on opens it for reading)`,
-    );
-  };
-  if (header.isCorrupt) {
-    fail('it is marked as corrupt, "qemu-img check -r all" may repair it');
-  }
-  if (header.isDirty) {
-    fail(
-      'its refcounts may be wrong since it was not closed, "qemu-img check -r all" repairs it',
-    );
-  }
 }
