@@ -52,6 +52,10 @@ async function makeImages(folder: string): Promise<Uint8Array[]> {
     }
     images.push(await Deno.readFile(path));
   }
+  // The first one once more, to be repaired when it is opened.
+  const dirty = images[0].slice();
+  dirty[INCOMPATIBLE_FEATURES + 7] |= 1;
+  images.push(dirty);
   return images;
 }
 
@@ -146,7 +150,7 @@ Deno.test("a damaged image gives clear errors, and costs no more than its size",
     const path = `${folder}/damaged`;
     await fc.assert(
       fc.asyncProperty(
-        fc.nat(images.length - 1),
+        fc.constantFrom(0,4,4,4),
         fc.array(mutation, { minLength: 1, maxLength: 4 }),
         fc.array(changes(SIZE / 512, 100), { minLength: 1, maxLength: 6 }),
         async (index, mutations, requests) => {
@@ -184,7 +188,7 @@ Deno.test("a damaged image gives clear errors, and costs no more than its size",
           assert(blocks! * 512 < MOST_BYTES, `${blocks} sectors`);
         },
       ),
-      { numRuns: 30000 },
+      { numRuns: 12000 },
     );
   });
 });
