@@ -17,6 +17,7 @@ import {
 } from "./chain.ts";
 import { type FileIdentity, identify } from "./identity.ts";
 import { ImageLock } from "./lock.ts";
+import { copyUpper, countToMerge } from "./merge.ts";
 import { findPin, forgetPins, notePin } from "./pins.ts";
 import { createQcow2, Qcow2Block } from "./qcow2/mod.ts";
 import { imageKind, openError } from "./file.ts";
@@ -317,33 +318,60 @@ export class PinnedBlock implements BlockImage {
   }
 
   async #addOverlay(): Promise<void> {
-    const base = this.#files[0];
+    const [{ path: base }] = this.#files;
     const holder = this.#holders.at(-1)!;
-    let folder = dirname(base.path);
-    let path: string | undefined;
-    let lock: ImageLock | undefined;
-    let old: BlockImage;
+    let folder = dirname(base);
     try {
-      folder = await overlayFolder(base.path, holder.snapshot);
-      path = await createOverlay(folder, base, this.size);
-      lock = ImageLock.acquire(path, "exclusive");
-      const file: ImageFile = { path, format: "qcow2", size: this.size };
-      old = await this.#open([file, ...this.#files], true);
+      folder = await overlayFolder(base, holder.snapshot);
+      const count = countToMerge(this.#files);
+      await this.#useOverlay(folder, count).catch((error) => {
+        // There may still be room for one that is empty.
+        if (count === 0) throw error;
+        return this.#useOverlay(folder, 0);
+      });
     } catch (cause) {
-      lock?.release();
-      if (path !== undefined) await Deno.remove(path).catch(() => {});
       throw new Error(
-        `cannot write: "${base.path}" is kept for ${holder.name}, and an overlay in "${folder}" cannot be made: ${
+        `cannot write: "${base}" is kept for ${holder.name}, and an overlay in "${folder}" cannot be made: ${
           (cause as Error).message
         }`,
         { cause },
       );
     }
-    this.#locks.unshift(lock);
     this.#holders = [];
+    this.#notify(`${this.#id}: ${this.#explain(base, this.path, holder)}`);
+  }
+
+  /** Makes an overlay with the content of some files on top, based on what is under them, and puts it on top. */
+  async #useOverlay(folder: string, count: number): Promise<void> {
+    const under = this.#files.slice(count);
+    const path = await createOverlay(
+      folder,
+      this.path,
+      under[0],
+      this.size,
+    );
+    const file: ImageFile = { path, format: "qcow2", size: this.size };
+    let lock: ImageLock | undefined;
+    let top: BlockImage | undefined;
+    try {
+      lock = ImageLock.acquire(path, "exclusive");
+      top = await openFile(file, true);
+      if (this.#top instanceof Qcow2Block && count > 0) {
+        await copyUpper(this.#top, count, top);
+      }
+    } catch (error) {
+      await top?.close().catch(() => {});
+      lock?.release();
+      await Deno.remove(path).catch(() => {});
+      throw error;
+    }
+    const old = this.#top;
+    const merged = this.#locks.splice(0, count, lock);
+    this.#top = top;
+    this.#files = [file, ...under];
     // It was opened for reading only: closing it changes nothing.
     await old.close().catch(() => {});
-    this.#notify(`${this.#id}: ${this.#explain(base.path, path, holder)}`);
+    for (const lock of merged) lock.release();
   }
 
   #explain(base: string, overlay: string, holder: Holder): string {
@@ -399,23 +427,25 @@ function folderProblem(folder: string): string | undefined {
   }
 }
 
-/** Makes an overlay under the first name that is free. */
+/** Makes an overlay on a file, under the first name after another that is free. */
 async function createOverlay(
   folder: string,
+  above: string,
   base: ImageFile,
   size: number,
 ): Promise<string> {
-  const name = basename(base.path);
+  const isDevice = await imageKind(base.path) === "device";
+  const name = relative(folder, base.path);
   const backing = {
-    path: dirname(base.path) !== folder
+    path: isDevice
       ? base.path
-      // QEMU takes what is before a colon for a protocol.
+      // What is before a colon would be taken for a protocol.
       : name.includes(":")
       ? `./${name}`
       : name,
     format: base.format,
   };
-  for (const candidate of overlayNames(base.path)) {
+  for (const candidate of overlayNames(above)) {
     const path = join(folder, candidate);
     try {
       await createQcow2(path, { size, backing });
@@ -423,7 +453,8 @@ async function createOverlay(
       if (error instanceof Deno.errors.AlreadyExists) continue;
       throw error;
     }
-    const { mode } = await Deno.stat(base.path);
+    // Nobody may read it who may not read what it is made of.
+    const { mode } = await Deno.stat(above);
     if (mode !== null) await Deno.chmod(path, mode & 0o666);
     const directory = await Deno.open(folder);
     try {

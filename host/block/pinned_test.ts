@@ -258,6 +258,40 @@ Deno.test("pin=off takes the mark of a snapshot away", async () => {
   });
 });
 
+Deno.test("a hundred snapshots leave a few overlays to read through, and each its content", async () => {
+  await withDirectory(async (folder) => {
+    const base = `${folder}/disk.img`;
+    const model = noise(1 << 20);
+    await Deno.writeFile(base, model);
+    let disk = await open(base);
+    const pins: { pin: Pin; was: Uint8Array; sums: string[] }[] = [];
+    const random = noise(400);
+    for (let i = 0; i < 100; i++) {
+      const pin = await disk.pin(`${folder}/${i}.snap`);
+      assert(pin.image.files.length <= 64, `${pin.image.files.length} files`);
+      if (i % 20 === 0) {
+        pins.push({ pin, was: model.slice(), sums: await hashes(pin) });
+      }
+      const offset = (random[i] << 3 | i & 7) * SECTOR;
+      const part = model.subarray(offset, offset + SECTOR).fill(i);
+      if (i % 3 === 0) await disk.writeZeroes(offset, SECTOR, true);
+      else await disk.write(offset, part.slice());
+      if (i % 3 === 0) part.fill(0);
+    }
+    assert(equal(await content(disk), model), "the disk itself");
+    const { path } = disk;
+    await disk.close();
+    assertEquals(path, `${folder}/disk.100.qcow2`);
+    disk = await open(path);
+    assert(equal(await content(disk), model), "the disk, opened again");
+    await disk.close();
+    for (const { pin, was, sums } of pins) {
+      assertEquals(await hashes(pin), sums);
+      assert(equal(await pinned(pin), was), pin.image.files[0].path);
+    }
+  });
+});
+
 Deno.test("an overlay that cannot be made is an error of the write, and harms nothing", async () => {
   await withDirectory(async (folder) => {
     const base = `${folder}/disk.img`;

@@ -148,6 +148,34 @@ export class Qcow2Block implements BlockImage {
     );
   }
 
+  /**
+   * Tells whether the beginning of a part of the disk is in one of the uppermost files, or only under them.
+   *
+   * @param offset First byte.
+   * @param length Bytes.
+   * @param files How many files count: 1 is this one alone.
+   * @returns Whether it is, and for how many bytes that holds.
+   */
+  async upperPart(
+    offset: number,
+    length: number,
+    files: number,
+  ): Promise<{ isUpper: boolean; length: number }> {
+    checkRange(this.size, offset, length);
+    const found = await this.#find(offset, length);
+    const backing = this.#backing;
+    if (found.kind !== "unallocated") {
+      return { isUpper: true, length: found.length };
+    }
+    if (
+      files > 1 && backing instanceof Qcow2Block && offset < backing.size
+    ) {
+      const part = Math.min(found.length, backing.size - offset);
+      return await backing.upperPart(offset, part, files - 1);
+    }
+    return { isUpper: false, length: found.length };
+  }
+
   /** Gives up the clusters that are in the range as a whole. */
   discard(offset: number, length: number): Promise<void> {
     return this.#run("discard", offset, length, async () => {
