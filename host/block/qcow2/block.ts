@@ -658,12 +658,20 @@ export class Qcow2Block implements BlockImage {
     map.setZero(unit, cluster, kept);
   }
 
+  /** Writes zeroes where there is something else. */
   async #fillZeroes(from: number, to: number): Promise<void> {
-    const zeroes = new Uint8Array(Math.min(Math.max(to - from, 0), ZERO_BLOCK));
+    const backed = this.#backing?.size ?? 0;
+    let zeroes = new Uint8Array();
     for (let at = from; at < to;) {
-      const part = zeroes.subarray(0, to - at);
-      await this.#write(at, part);
-      at += part.length;
+      const { kind, length } = await this.#find(at, to - at);
+      const isZero = kind === "zero" ||
+        (kind === "unallocated" && at >= backed);
+      const count = isZero ? length : Math.min(length, ZERO_BLOCK);
+      if (!isZero) {
+        if (zeroes.length < count) zeroes = new Uint8Array(count);
+        await this.#write(at, zeroes.subarray(0, count));
+      }
+      at += count;
     }
   }
 }

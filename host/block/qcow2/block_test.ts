@@ -98,6 +98,21 @@ Deno.test("a qcow2 image and its overlays behave as an array of bytes, also for 
   );
 });
 
+Deno.test("zeroes that are there already, and discards of nothing, take no room", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/disk.qcow2`;
+    const size = 64 * KIB * KIB;
+    await createQcow2(path, { size });
+    const before = await Deno.readFile(path);
+    const disk = await Qcow2Block.open(path);
+    await disk.writeZeroes(512, size - 1024, false);
+    await disk.writeZeroes(0, size, true);
+    await disk.discard(0, size);
+    await disk.close();
+    assertSame(await Deno.readFile(path), before);
+  });
+});
+
 Deno.test("an overlay finds its base beside itself, whatever the folder", async () => {
   await withFolder(async (folder) => {
     await Deno.mkdir(`${folder}/a/b`, { recursive: true });
