@@ -4,6 +4,7 @@ import fs from "node:fs";
 import { MachineError } from "../../../core/plugin.ts";
 import { createQcow2, Qcow2Block } from "./mod.ts";
 import {
+  apply,
   applyAtOnce,
   assertClean,
   assertSame,
@@ -161,6 +162,54 @@ Deno.test("a read-only qcow2 image refuses writes and leaves the file alone", as
     await assertRejects(() => disk.read(0, sector), Error, "closed");
     assertEquals(await Deno.readFile(path), before);
   });
+});
+
+Deno.test("requests that overlap are done in some order, and leave the image whole", async () => {
+  const size = 200 * KIB;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(512, 4 * KIB, 64 * KIB),
+      fc.array(fc.array(changes(size / 512, 100), { maxLength: 100 }), {
+        maxLength: 4,
+      }),
+      (clusterSize, batches) =>
+        withFolder(async (folder) => {
+          const path = `${folder}/disk.qcow2`;
+          await createQcow2(path, { size, clusterSize });
+          const disk = await Qcow2Block.open(path);
+          for (const batch of batches) {
+            const before = await readAll(disk);
+            // A sector is what it was, zeroes, or what one of the writes has there.
+            const allowed = Array.from(
+              { length: size / 512 },
+              (_, i) =>
+                new Set([text(before, i), text(new Uint8Array(512), 0)]),
+            );
+            for (const { kind, sector, sectors, seed } of batch) {
+              if (kind !== "write") continue;
+              const bytes = noise(sectors * 512, seed);
+              for (let i = 0; i < sectors; i++) {
+                allowed[sector + i].add(text(bytes, i));
+              }
+            }
+            await Promise.all(
+              batch.map((change) => apply(disk, before.slice(), change)),
+            );
+            const after = await readAll(disk);
+            allowed.forEach((texts, i) =>
+              assert(texts.has(text(after, i)), `sector ${i}`)
+            );
+          }
+          await disk.close();
+          await assertClean(path);
+        }),
+    ),
+    { numRuns: 15 },
+  );
+
+  function text(bytes: Uint8Array, sector: number): string {
+    return bytes.subarray(sector * 512, sector * 512 + 512).toString();
+  }
 });
 
 /** Lets writes to files fail as long as `body` runs, if `fails` says so of a write. */
