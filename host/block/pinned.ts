@@ -260,16 +260,18 @@ export class PinnedBlock implements BlockImage {
     const { path } = this;
     const holder = heldBySnapshot(snapshot);
     this.#holders.push(holder);
+    let isNew = false;
     if (await imageKind(path) === "file") {
       // Where the list cannot be written this machine still keeps to it.
-      await notePin(path, files[0], snapshot).catch(() => {});
+      isNew = await notePin(path, files[0], snapshot).catch(() => false);
     }
     return {
       image,
       cancel: () =>
         this.#change(async () => {
           this.#holders = this.#holders.filter((other) => other !== holder);
-          await forgetPins(path, snapshot).catch(() => {});
+          // A snapshot of that name which was there before still needs it.
+          if (isNew) await forgetPins(path, snapshot).catch(() => {});
         }),
     };
   }

@@ -236,6 +236,23 @@ Deno.test("an image that a snapshot refers to is kept by a machine that knows no
   });
 });
 
+Deno.test("a snapshot that could not be replaced keeps its image", async () => {
+  await withDirectory(async (folder) => {
+    const base = `${folder}/disk.img`;
+    const bytes = noise(1 << 16);
+    await Deno.writeFile(base, bytes);
+    const disk = await open(base);
+    await disk.pin(`${folder}/vm.snap`);
+    const failed = await disk.pin(`${folder}/vm.snap`);
+    await failed.cancel();
+    await disk.close();
+    const again = await open(base);
+    await again.write(0, new Uint8Array(SECTOR));
+    await again.close();
+    assertEquals(await Deno.readFile(base), bytes);
+  });
+});
+
 Deno.test("pin=off takes the mark of a snapshot away", async () => {
   await withDirectory(async (folder) => {
     const base = `${folder}/disk.img`;

@@ -47,20 +47,22 @@ const listOf = (image: string) => join(dirname(image), PIN_LIST);
  * @param image Path of the image.
  * @param identity What it is.
  * @param snapshot Path of the snapshot.
+ * @returns Whether it was not noted before.
  */
 export async function notePin(
   image: string,
   { bytes, fingerprint }: FileIdentity,
   snapshot: string,
-): Promise<void> {
+): Promise<boolean> {
   const pin: Pin = { image: basename(image), bytes, fingerprint, snapshot };
   const path = listOf(image);
   const isNoted = (await readList(path)).some((other) =>
     other.image === pin.image && other.fingerprint === fingerprint &&
     other.snapshot === snapshot
   );
-  if (isNoted) return;
+  if (isNoted) return false;
   await Deno.writeTextFile(path, `${JSON.stringify(pin)}\n`, { append: true });
+  return true;
 }
 
 /**
