@@ -28,6 +28,7 @@ import {
   PxTFD,
 } from "./registers.ts";
 import { SCSI } from "./scsi.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
 import { AhciDriver } from "./testing.ts";
 
 const SECTOR = 512;
@@ -276,7 +277,7 @@ Deno.test("a command list outside memory is a host bus error", async () => {
   driver.write(PxCI, 1);
   await machine.settle();
   assertEquals(driver.read(PxIS) & IS_HBFS, IS_HBFS);
-  driver.write(PxCLB, 0x10_0000);
+  driver.write(PxCLB, 0x1_0000);
   driver.restart();
   const { status } = await driver.perform({ command: ATA.FLUSH_CACHE });
   assertEquals(status, STATUS_GOOD);
@@ -284,9 +285,9 @@ Deno.test("a command list outside memory is a host bus error", async () => {
 
 Deno.test("a FIS of another type is an interface error", () => {
   const { machine, driver } = disk();
-  machine.memory.writeU32(0x10_0000, 5);
-  machine.memory.writeU32(0x10_0008, 0x11_0000);
-  machine.memory.writeU8(0x11_0000, 0x46);
+  machine.memory.writeU32(0x1_0000, 5);
+  machine.memory.writeU32(0x1_0008, 0x2_0000);
+  machine.memory.writeU8(0x2_0000, 0x46);
   driver.write(PxCI, 1);
   assertEquals(driver.read(PxIS) & IS_IFS, IS_IFS);
 });
@@ -394,3 +395,95 @@ Deno.test("a cd drive opens its tray unless it is locked", async () => {
   );
   assertEquals([...events.data.subarray(4, 6)], [2, 2]);
 });
+
+testRoundTrip(ahci, {
+  steps: [
+    (machine) => new AhciDriver(machine).start(),
+    (machine) => new AhciDriver(machine).read(PxSSTS),
+    (machine) => new AhciDriver(machine, 5).write(PxSCTL, 1),
+    (machine) => new AhciDriver(machine, 5).write(PxSCTL, 0),
+    (machine) => new AhciDriver(machine).global(GHC),
+  ],
+}, import.meta.url);
+
+testRoundTrip(hd, {
+  beside: () => [{ plugin: ahci, id: "ahci0" }],
+  steps: [
+    (machine) => new AhciDriver(machine).start(),
+    (machine) =>
+      new AhciDriver(machine).issue(0, {
+        command: ATA.WRITE_DMA_EXT,
+        lba: 3,
+        count: 4,
+        data: numbered(4),
+      }),
+    (machine) => new AhciDriver(machine).acknowledge(),
+    (machine) => {
+      const driver = new AhciDriver(machine);
+      for (let slot = 1; slot < 5; slot++) {
+        driver.issue(slot, {
+          command: slot === 3 ? ATA.WRITE_FPDMA_QUEUED : ATA.READ_FPDMA_QUEUED,
+          lba: slot,
+          features: 2,
+          count: slot << 3,
+          room: 2 * SECTOR,
+          queued: true,
+        });
+      }
+    },
+    (machine) => new AhciDriver(machine).reply(2, 2 * SECTOR).data.slice(0, 9),
+    (machine) => new AhciDriver(machine).acknowledge(),
+    (machine) =>
+      new AhciDriver(machine).issue(6, {
+        command: ATA.READ_FPDMA_QUEUED,
+        lba: 1e9,
+        features: 1,
+        room: SECTOR,
+        queued: true,
+      }),
+    (machine) => new AhciDriver(machine).restart(),
+    (machine) =>
+      new AhciDriver(machine).issue(0, {
+        command: ATA.READ_LOG_EXT,
+        lba: 0x10,
+        count: 1,
+        room: SECTOR,
+      }),
+    (machine) => new AhciDriver(machine).reply(0, SECTOR).data.slice(0, 16),
+    (machine) =>
+      new AhciDriver(machine).issue(0, { command: ATA.FLUSH_CACHE_EXT }),
+  ],
+}, import.meta.url);
+
+testRoundTrip(cd, {
+  beside: () => [{ plugin: ahci, id: "ahci0" }],
+  steps: [
+    (machine) => new AhciDriver(machine).start(),
+    ...[
+      [SCSI.TEST_UNIT_READY],
+      [SCSI.REQUEST_SENSE, 0, 0, 0, 18],
+      [SCSI.READ_10, 0, 0, 0, 0, 1, 0, 0, 2],
+      [SCSI.PREVENT_ALLOW_MEDIUM_REMOVAL, 0, 0, 0, 1],
+      [SCSI.START_STOP_UNIT, 0, 0, 0, 2],
+      [SCSI.REQUEST_SENSE, 0, 0, 0, 18],
+      [SCSI.PREVENT_ALLOW_MEDIUM_REMOVAL],
+      [SCSI.START_STOP_UNIT, 0, 0, 0, 2],
+      [SCSI.START_STOP_UNIT, 0, 0, 0, 3],
+      [SCSI.GET_EVENT_STATUS_NOTIFICATION, 1, 0, 0, 16, 0, 0, 0, 8],
+    ].flatMap((packet) => [
+      (machine: TestContext) =>
+        new AhciDriver(machine).issue(0, {
+          command: ATA.PACKET,
+          features: 1,
+          packet: [...packet, ...new Array(16 - packet.length).fill(0)],
+          room: 4096,
+        }),
+      (machine: TestContext) => {
+        const driver = new AhciDriver(machine);
+        const reply = driver.reply(0, 24);
+        if ((reply.status & 1) !== 0) driver.restart();
+        return reply;
+      },
+    ]),
+  ],
+}, import.meta.url);

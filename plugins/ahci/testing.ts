@@ -41,13 +41,13 @@ const ABAR_OFFSET = 0x24;
 const COMMAND_OFFSET = 4;
 const COMMAND_MEMORY_MASTER = 6;
 const ABAR = 0xf000_0000;
-const LIST = 0x10_0000;
-const RECEIVED = 0x10_1000;
-const TABLES = 0x11_0000;
+const LIST = 0x1_0000;
+const RECEIVED = 0x1_1000;
+const TABLES = 0x2_0000;
 const TABLE_STRIDE = 0x1000;
 /** Where the data of a slot are. */
-const DATA = 0x20_0000;
-const DATA_STRIDE = 0x2_0000;
+const DATA = 0x10_0000;
+const DATA_STRIDE = 0x8000;
 /** Bytes of one buffer, so that commands have several. */
 const BUFFER = 0x600;
 /** Controller: the first free slot of the bus. */
