@@ -175,6 +175,8 @@ export interface Emitter {
    * called before any effect.
    */
   fallbackIf(condition: Value): void;
+  /** Whether (i32) this is the last instruction of its block, after which the machine may look at interrupts. */
+  isLast(): Value;
   /** Raises an exception if `condition` (i32) is not zero. */
   faultIf(condition: Value, vector: number, errorCode?: number): void;
   /**

@@ -967,6 +967,13 @@ export class RecordEmitter implements Emitter {
     this.lastSet = -1;
   }
 
+  isLast(): Value {
+    this.record(W.i32Load8u, REC.remaining);
+    this.constI32(1);
+    this.raw(W.i32Eq);
+    return this.pop1("i32");
+  }
+
   /** Calls the TypeScript version; 0 goes on at the next record, 1 is a fault, 2 leaves with RIP set. */
   callHelper(): void {
     this.local(W.localGet, LOCAL_STATE);

@@ -341,8 +341,14 @@ define("cli", "fa", "", (e) => {
 }, { noOracle: true });
 define("sti", "fb", "", (e) => {
   checkIopl(e);
-  // With something pending the interrupt shadow of one instruction matters.
-  e.fallbackIf(e.op("i32.ne", e.get32(OFF.attention), e.i32(0)));
+  // With something pending the interrupt shadow of one instruction matters; at the end of a block something may come.
+  e.fallbackIf(
+    e.op(
+      "i32.or",
+      e.op("i32.ne", e.get32(OFF.attention), e.i32(0)),
+      e.isLast(),
+    ),
+  );
   e.put(OFF.rflags, e.op("i64.or", e.get(OFF.rflags), e.i64(FLAG.IF)));
 }, {
   noOracle: true,

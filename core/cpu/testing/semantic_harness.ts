@@ -330,6 +330,9 @@ class HarnessEmitter implements Emitter {
     this.put1(condition);
     this.code.raw([0x04, 0x40, 0x10, FALLBACK, 0x0f, 0x0b]);
   }
+  isLast(): never {
+    return unsupported("isLast");
+  }
   slow(): never {
     return unsupported("slow");
   }
