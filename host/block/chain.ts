@@ -32,20 +32,22 @@ export interface ImageFile {
 /** Files on top of each other at most: more are taken for a loop. */
 const MAX_FILES = 4096;
 
-/** The header of a qcow2 image; undefined for a file that does not begin as one. */
-function readHeader(path: string): Header | undefined {
+/** The first bytes of a file, or all of a shorter one. */
+function readStart(path: string, length: number): Uint8Array {
   const fd = fs.openSync(path, "r");
   try {
-    const read = (length: number) => {
-      const bytes = new Uint8Array(length);
-      return bytes.subarray(0, fs.readSync(fd, bytes, 0, length, 0));
-    };
-    const start = read(HEADER_BYTES);
-    if (!hasMagic(start)) return undefined;
-    return parseHeader(path, read(headerClusterBytes(start)));
+    const bytes = new Uint8Array(length);
+    return bytes.subarray(0, fs.readSync(fd, bytes, 0, length, 0));
   } finally {
     fs.closeSync(fd);
   }
+}
+
+/** The header of a qcow2 image; undefined for a file that does not begin as one. */
+function readHeader(path: string): Header | undefined {
+  const start = readStart(path, HEADER_BYTES);
+  if (!hasMagic(start)) return undefined;
+  return parseHeader(path, readStart(path, headerClusterBytes(start)));
 }
 
 /**
@@ -60,16 +62,16 @@ function readHeader(path: string): Header | undefined {
  */
 export async function formatOf(path: string): Promise<ImageFormat> {
   await imageKind(path);
-  let header: Header | undefined;
+  let start: Uint8Array;
   try {
-    header = readHeader(path);
+    start = readStart(path, HEADER_BYTES);
   } catch (cause) {
     throw openError(path, true, cause);
   }
   const named: ImageFormat = extname(path).toLowerCase() === ".qcow2"
     ? "qcow2"
     : "raw";
-  const found: ImageFormat = header === undefined ? "raw" : "qcow2";
+  const found: ImageFormat = hasMagic(start) ? "qcow2" : "raw";
   if (found === named) return named;
   throw new MachineError(
     found === "qcow2"
