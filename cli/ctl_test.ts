@@ -1,8 +1,7 @@
 // The control socket as users have it: ctl, and a QMP client of their own.
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { JsonMessages } from "../host/json_messages.ts";
-import { CODE, COMMAND, diapause, kernelFile } from "./testing.ts";
+import { CODE, COMMAND, diapause, kernelFile, Qmp } from "./testing.ts";
 
 /** Runs a machine; waits for its control socket. */
 async function start(
@@ -18,7 +17,7 @@ async function start(
     stderr: "inherit",
   }).spawn();
   for await (const { kind, paths } of watcher) {
-    if (kind === "create" && paths.some((path) => path === socket)) break;
+    if (kind !== "remove" && paths.includes(socket)) break;
   }
   return child;
 }
@@ -49,41 +48,6 @@ async function withMachine(
   } finally {
     await Deno.remove(kernel);
     await Deno.remove(directory, { recursive: true });
-  }
-}
-
-/** A QMP client that has the greeting. */
-class Qmp {
-  readonly #messages = new JsonMessages(1 << 20);
-  readonly #queue: Record<string, unknown>[] = [];
-  private constructor(readonly connection: Deno.UnixConn) {}
-
-  static async open(path: string): Promise<Qmp> {
-    const client = new Qmp(await Deno.connect({ transport: "unix", path }));
-    await client.next();
-    return client;
-  }
-
-  /** The next reply or event. */
-  async next(): Promise<Record<string, unknown>> {
-    const buffer = new Uint8Array(4096);
-    while (this.#queue.length === 0) {
-      const read = await this.connection.read(buffer);
-      if (read === null) return { closed: true };
-      for (const text of this.#messages.push(buffer.subarray(0, read))) {
-        this.#queue.push(JSON.parse(text));
-      }
-    }
-    return this.#queue.shift()!;
-  }
-
-  async send(text: string): Promise<void> {
-    await this.connection.write(new TextEncoder().encode(text));
-  }
-
-  async ask(text: string): Promise<Record<string, unknown>> {
-    await this.send(text);
-    return await this.next();
   }
 }
 
@@ -264,8 +228,8 @@ Deno.test("a QMP client finds what it finds in QEMU", () =>
     assertEquals(event, "STOP");
     assertEquals(Object.keys(timestamp as object), ["seconds", "microseconds"]);
     assertEquals((await child.output()).code, 0);
-    client.connection.close();
-    watcher.connection.close();
+    client.close();
+    watcher.close();
   }, CODE.idle));
 
 Deno.test("a guest's own power-off is told to QMP clients", () =>
@@ -286,7 +250,7 @@ Deno.test("a guest's own power-off is told to QMP clients", () =>
         reason: "guest-shutdown",
       }]);
       assertEquals((await child.output()).code, 0);
-      client.connection.close();
+      client.close();
       line.close();
     },
     ...[CODE.waitForInput, CODE.powerOff, CODE.idle],

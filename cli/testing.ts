@@ -1,5 +1,6 @@
 // For the tests of the command: runs it, and makes tiny kernels for it.
 
+import { JsonMessages } from "../host/json_messages.ts";
 import { fakeElf } from "../core/boot/testing.ts";
 import { PM_BASE, SLP_TYP_S5 } from "../core/boot/acpi/dsdt.ts";
 
@@ -96,4 +97,92 @@ export async function kernelFile(
     }),
   );
   return path;
+}
+
+/** A client of a control socket, a message at a time. */
+export class Qmp {
+  readonly #messages = new JsonMessages(1 << 20);
+  readonly #queue: Record<string, unknown>[] = [];
+  readonly #connection: Deno.UnixConn;
+
+  private constructor(connection: Deno.UnixConn) {
+    this.#connection = connection;
+  }
+
+  /**
+   * Connects, and takes the greeting.
+   *
+   * @param path The socket.
+   */
+  static async open(path: string): Promise<Qmp> {
+    const client = new Qmp(await Deno.connect({ transport: "unix", path }));
+    await client.next();
+    return client;
+  }
+
+  /** The next reply or event; `{ closed: true }` at the end. */
+  async next(): Promise<Record<string, unknown>> {
+    const buffer = new Uint8Array(4096);
+    while (this.#queue.length === 0) {
+      const read = await this.#connection.read(buffer).catch(() => null);
+      if (read === null) return { closed: true };
+      for (const text of this.#messages.push(buffer.subarray(0, read))) {
+        this.#queue.push(JSON.parse(text));
+      }
+    }
+    return this.#queue.shift()!;
+  }
+
+  /**
+   * Sends what is given, as it is.
+   *
+   * @param text A message, or a part of one.
+   */
+  async send(text: string | Uint8Array): Promise<void> {
+    const bytes = typeof text === "string"
+      ? new TextEncoder().encode(text)
+      : text;
+    for (let at = 0; at < bytes.length;) {
+      at += await this.#connection.write(bytes.subarray(at));
+    }
+  }
+
+  /**
+   * Sends a message.
+   *
+   * @param text The message.
+   * @returns What comes next.
+   */
+  async ask(text: string): Promise<Record<string, unknown>> {
+    await this.send(text);
+    return await this.next();
+  }
+
+  /**
+   * Gives a command.
+   *
+   * @param execute Its name.
+   * @param args Its arguments.
+   * @returns What it returns; events before it are left out.
+   * @throws {Error} When it is refused, or the machine ends.
+   */
+  async execute(
+    execute: string,
+    args: Record<string, unknown> = {},
+  ): Promise<unknown> {
+    await this.send(JSON.stringify({ execute, arguments: args, id: execute }));
+    for (;;) {
+      const { closed, id, error, return: value } = await this.next();
+      if (error !== undefined) {
+        throw new Error((error as { desc: string }).desc);
+      }
+      if (id === execute) return value;
+      if (closed) throw new Error("the machine ended");
+    }
+  }
+
+  /** Ends the connection. */
+  close(): void {
+    this.#connection.close();
+  }
 }

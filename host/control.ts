@@ -3,6 +3,7 @@
 // their texts are those of QEMU, so that its clients work. Unlike there, several clients may be
 // connected at a time.
 
+import { dirname } from "node:path";
 import { JsonMessages } from "./json_messages.ts";
 
 /** The type of an argument. */
@@ -249,8 +250,8 @@ class Dispatcher {
   }
 }
 
-/** Makes room at a path: a socket on which nobody listens is removed. */
-async function clearPath(path: string): Promise<void> {
+/** Makes sure that a path is free, or has a socket on which nobody listens. */
+async function requireFree(path: string): Promise<void> {
   let found: Deno.FileInfo;
   try {
     found = await Deno.lstat(path);
@@ -266,7 +267,6 @@ async function clearPath(path: string): Promise<void> {
     connection = await Deno.connect({ transport: "unix", path });
   } catch (error) {
     if (!(error instanceof Deno.errors.ConnectionRefused)) throw error;
-    await Deno.remove(path);
     return;
   }
   connection.close();
@@ -287,13 +287,22 @@ export async function listenControl(
   version: readonly [number, number, number],
   commands: Readonly<Record<string, ControlCommand>>,
 ): Promise<ControlSocket> {
-  await clearPath(path);
+  await requireFree(path);
+  // It gets its name when it listens: nobody finds it sooner, and a dead one is gone at once.
+  const unnamed = `${dirname(path)}/.${Deno.pid.toString(36)}`;
   const mask = Deno.umask(OWNER_ONLY);
   let listener: Deno.UnixListener;
   try {
-    listener = Deno.listen({ transport: "unix", path });
+    listener = Deno.listen({ transport: "unix", path: unnamed });
   } finally {
     Deno.umask(mask);
+  }
+  try {
+    Deno.renameSync(unnamed, path);
+  } catch (error) {
+    listener.close();
+    Deno.removeSync(unnamed);
+    throw error;
   }
   const { ino } = await Deno.lstat(path);
   const clients = new Set<Client>();
