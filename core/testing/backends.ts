@@ -14,6 +14,8 @@ const DEFAULT_DISK = 256 * SECTOR;
 export class TestChar implements CharBackend {
   /** Bytes that the device has sent. */
   readonly sent: number[] = [];
+  /** Whether it was ever full: what a guest does then depends on when it ends. */
+  isDisturbed = false;
   #queue: number[] = [];
   #full = false;
   #accept: (bytes: Uint8Array) => number = () => 0;
@@ -56,12 +58,18 @@ export class TestChar implements CharBackend {
   /** The queue is full: the device should hold more from its next byte on. */
   block(): void {
     this.#full = true;
+    this.isDisturbed = true;
   }
 
   /** The queue is empty again. */
   drain(): void {
     this.#full = false;
     this.#drained();
+  }
+
+  /** Whether nothing waits for the other end. */
+  get isQuiet(): boolean {
+    return !this.#full;
   }
 
   /** Input that the device has not taken. */
@@ -93,6 +101,8 @@ export class TestBlock implements BlockBackend {
   readonly bytes: Uint8Array;
   /** What the device has asked for: `write 0x200 512 #1a2b3c4d`. */
   readonly journal: string[] = [];
+  /** Whether a request ever failed: what a device does then depends on which it is. */
+  isDisturbed = false;
   readonly #waiting: Waiting[] = [];
   #held = false;
 
@@ -169,6 +179,11 @@ export class TestBlock implements BlockBackend {
     this.answerAll();
   }
 
+  /** Whether nothing waits for the disk. */
+  get isQuiet(): boolean {
+    return !this.#held && this.#waiting.length === 0;
+  }
+
   /** How many requests wait. */
   get waiting(): number {
     return this.#waiting.length;
@@ -184,8 +199,10 @@ export class TestBlock implements BlockBackend {
     if (this.#waiting.length === 0) return;
     const at = which % this.#waiting.length;
     const [request] = this.#waiting.splice(at, 1);
-    if (error !== undefined) request.failed(error);
-    else {
+    if (error !== undefined) {
+      this.isDisturbed = true;
+      request.failed(error);
+    } else {
       request.perform();
       request.done();
     }
@@ -211,6 +228,10 @@ export class TestBlock implements BlockBackend {
 export class TestNet implements NetBackend {
   /** Frames that the card has sent, the same text for the same content: `60 #1a2b3c4d`. */
   readonly sent: string[] = [];
+  /** The same frames. */
+  readonly frames: Uint8Array[] = [];
+  /** Whether it was ever full: what a guest does then depends on when it ends. */
+  isDisturbed = false;
   #queue: Uint8Array[] = [];
   #full = false;
   #link = true;
@@ -221,7 +242,13 @@ export class TestNet implements NetBackend {
   send(frame: Uint8Array): boolean {
     if (this.#full) return false;
     this.sent.push(`${frame.length} #${digest(frame)}`);
+    this.frames.push(frame.slice());
     return true;
+  }
+
+  /** Frames that wait because the card has no room. */
+  get waiting(): number {
+    return this.#queue.length;
   }
 
   onReceive(accept: (frame: Uint8Array) => boolean): void {
@@ -267,6 +294,12 @@ export class TestNet implements NetBackend {
   /** The queue is full: frames are not taken. */
   block(): void {
     this.#full = true;
+    this.isDisturbed = true;
+  }
+
+  /** Whether nothing waits for the network. */
+  get isQuiet(): boolean {
+    return !this.#full;
   }
 
   /** The queue is empty again. */

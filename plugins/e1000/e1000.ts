@@ -15,6 +15,7 @@ import {
   type Timer,
 } from "../../core/plugin.ts";
 import {
+  bool,
   bytes,
   type Infer,
   list,
@@ -126,6 +127,8 @@ const e1000State = schema("e1000", 1, {
   mdic: u32(),
   /** The address of the I/O window. */
   ioAddress: u32(),
+  /** A received frame waits for room, and the driver was told. */
+  receiveWaits: bool(),
   /** Until it fires no interrupt is raised (ITR). */
   throttle: timer(),
   /** Until it fires a received frame is not told of (RDTR), and at the latest then (RADV). */
@@ -352,6 +355,7 @@ class E1000 implements Device, Card {
     this.#eerd = 0;
     this.#mdic = 0;
     this.#transmitter.reset();
+    this.#receiver.waits = false;
     // The first receive address comes from the EEPROM (section 13.5.2).
     const mac = this.#nvm.mac;
     const view = new DataView(mac.buffer);
@@ -530,6 +534,7 @@ class E1000 implements Device, Card {
       eerd: this.#eerd,
       mdic: this.#mdic,
       ioAddress: this.#ioAddress,
+      receiveWaits: this.#receiver.waits,
       throttle: saved(this.#throttle),
       receiveDelay: saved(receive.delay),
       receiveLimit: saved(receive.limit),
@@ -572,6 +577,7 @@ class E1000 implements Device, Card {
     this.#eerd = state.eerd;
     this.#mdic = state.mdic;
     this.#ioAddress = state.ioAddress;
+    this.#receiver.waits = state.receiveWaits;
     arm(this.#throttle, state.throttle);
     arm(receive.delay, state.receiveDelay);
     arm(receive.limit, state.receiveLimit);

@@ -4,7 +4,9 @@ import {
   type TestContext,
 } from "../../core/testing/context.ts";
 import { addWords, fold, parseMac, word } from "../net/frame.ts";
-import { BROADCAST, frameTo, TestNet } from "../net/testing.ts";
+import { TestNet } from "../../core/testing/backends.ts";
+import { testRoundTrip } from "../../tests/golden.ts";
+import { BROADCAST, frameTo } from "../net/testing.ts";
 import e1000 from "./e1000.ts";
 import {
   ARRAYS,
@@ -38,29 +40,29 @@ import {
 const MAC = parseMac("52:54:00:12:34:56")!;
 const PEER = parseMac("52:54:00:65:43:21")!;
 const BAR = 0xf000_0000;
-const TX_RING = 0x10_0000;
-const RX_RING = 0x10_1000;
-const TX_DATA = 0x20_0000;
-const RX_DATA = 0x30_0000;
+const TX_RING = 0x1_0000;
+const RX_RING = 0x1_1000;
+const TX_DATA = 0x2_0000;
+const RX_DATA = 0x4_0000;
 const RING = 8;
 const BUFFER = 2048;
 const CMD_EOP = 0x01, CMD_IC = 0x04, CMD_TSE = 0x04, CMD_RS = 0x08;
 const CMD_DEXT = 0x20, CMD_VLE = 0x40;
 const DD = 1;
 
+/** A driver of the card in a machine. */
 class Driver {
   readonly machine: TestContext;
-  readonly net = new TestNet();
-  readonly made;
   #tail = 0;
 
-  constructor(made = createTestContextFor(new TestNet())) {
-    this.made = made.device;
-    this.machine = made.device.machine;
-    this.net = made.net;
+  constructor(machine: TestContext) {
+    this.machine = machine;
+  }
+
+  /** Places the registers. */
+  attach(): void {
     this.machine.configWrite(1, 0, 0x10, BAR);
     this.machine.configWrite(1, 0, 4, 6);
-    made.device.instance.start();
   }
 
   read(offset: number): number {
@@ -129,14 +131,17 @@ class Driver {
   }
 }
 
-function createTestContextFor(net: TestNet) {
-  return {
-    net,
-    device: createTestContext(e1000, {
-      options: { mac: "52:54:00:12:34:56" },
-      backend: net,
-    }),
-  };
+/** A card with its driver. */
+function card() {
+  const net = new TestNet();
+  const device = createTestContext(e1000, {
+    options: { mac: "52:54:00:12:34:56" },
+    backend: net,
+  });
+  const driver = new Driver(device.machine);
+  driver.attach();
+  device.instance.start();
+  return Object.assign(driver, { net, device });
 }
 
 /** A TCP segment over IPv4, its sums right, but for what a card is to add. */
@@ -170,7 +175,7 @@ function sumsAreRight(frame: Uint8Array): boolean {
 }
 
 Deno.test("the EEPROM holds the address and sums to 0xBABA, through EERD and EECD", () => {
-  const driver = new Driver();
+  const driver = card();
   const words = Array.from({ length: 64 }, (_, address) => {
     driver.write(EERD, 1 | address << 8);
     return driver.read(EERD) >>> 16;
@@ -198,7 +203,7 @@ Deno.test("the EEPROM holds the address and sums to 0xBABA, through EERD and EEC
 });
 
 Deno.test("the PHY is a Marvell one with a gigabit link", () => {
-  const driver = new Driver();
+  const driver = card();
   const phy = (register: number) => {
     driver.write(MDIC, 1 << 21 | register << 16 | 2 << 26);
     return driver.read(MDIC);
@@ -211,7 +216,7 @@ Deno.test("the PHY is a Marvell one with a gigabit link", () => {
 });
 
 Deno.test("STATUS.LU follows the cable, and LSC tells", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   assertEquals(driver.read(STATUS) & STATUS_LU, STATUS_LU);
   driver.read(ICR);
@@ -222,10 +227,10 @@ Deno.test("STATUS.LU follows the cable, and LSC tells", () => {
 });
 
 Deno.test("a legacy descriptor sends a frame, padded, and is written back", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   const at = driver.transmit(frameTo(PEER, MAC, 10));
-  assertEquals(driver.net.sent.map((frame) => frame.length), [60]);
+  assertEquals(driver.net.frames.map((frame) => frame.length), [60]);
   assertEquals(driver.machine.memory.readU8(at + 12) & DD, DD);
   assertEquals(driver.read(ICR) & ICR_TXDW, ICR_TXDW);
   assertEquals(driver.read(COUNTERS.GPTC), 1);
@@ -233,7 +238,7 @@ Deno.test("a legacy descriptor sends a frame, padded, and is written back", () =
 });
 
 Deno.test("a frame over several descriptors is one frame", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   const frame = frameTo(PEER, MAC, 200);
   driver.machine.memory.write(TX_DATA, frame);
@@ -245,22 +250,22 @@ Deno.test("a frame over several descriptors is one frame", () => {
     );
   }
   driver.send();
-  assertEquals(driver.net.sent, [frame]);
+  assertEquals(driver.net.frames, [frame]);
 });
 
 Deno.test("a frame waits while the network is full, and is sent once", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
-  driver.net.full = true;
+  driver.net.block();
   const at = driver.transmit(frameTo(PEER, MAC, 100));
   assertEquals(driver.machine.memory.readU8(at + 12) & DD, 0);
   driver.net.drain();
-  assertEquals(driver.net.sent.length, 1);
+  assertEquals(driver.net.frames.length, 1);
   assertEquals(driver.machine.memory.readU8(at + 12) & DD, DD);
 });
 
 Deno.test("checksums are added, by legacy and by extended descriptors", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   const frame = tcpFrame(100, false);
   const view = new DataView(frame.buffer);
@@ -284,11 +289,11 @@ Deno.test("checksums are added, by legacy and by extended descriptors", () => {
       BigInt(CMD_DEXT | CMD_EOP | CMD_RS) << 24n | 3n << 40n,
   );
   driver.send();
-  assertEquals(driver.net.sent.map(sumsAreRight), [true, true]);
+  assertEquals(driver.net.frames.map(sumsAreRight), [true, true]);
 });
 
 Deno.test("a long TCP segment is split, each part whole and in order", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   const frame = tcpFrame(3000, false);
   driver.machine.memory.write(TX_DATA, frame);
@@ -303,7 +308,7 @@ Deno.test("a long TCP segment is split, each part whole and in order", () => {
       BigInt(CMD_DEXT | CMD_EOP | CMD_RS | CMD_TSE) << 24n | 3n << 40n,
   );
   driver.send();
-  const { sent } = driver.net;
+  const { frames: sent } = driver.net;
   assertEquals(sent.map((part) => part.length), [1454, 1454, 254]);
   assertEquals(sent.map(sumsAreRight), [true, true, true]);
   assertEquals(sent.map((part) => part[47]), [0x10, 0x10, 0x19]);
@@ -314,27 +319,27 @@ Deno.test("a long TCP segment is split, each part whole and in order", () => {
 });
 
 Deno.test("VLAN tags are put in and taken out", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start(RCTL_EN | RCTL_UPE | RCTL_SECRC | RCTL_VFE);
   driver.write(REGISTERS.CTRL.offset, CTRL_SLU | CTRL_VME);
   driver.write(ARRAYS.VFTA.offset, 1 << 5);
   const frame = frameTo(PEER, MAC, 100);
   driver.transmit(frame, CMD_EOP | CMD_RS | CMD_VLE, 5n << 48n);
-  const [tagged] = driver.net.sent;
+  const [tagged] = driver.net.frames;
   assertEquals([word(tagged, 12), word(tagged, 14)], [0x8100, 5]);
-  driver.net.deliver(tagged);
+  driver.net.receive(tagged);
   const { data, special, status } = driver.received(0);
   assertEquals([data, special, status & 8], [frame, 5, 8]);
   tagged[15] = 6;
-  driver.net.deliver(tagged);
+  driver.net.receive(tagged);
   assertEquals(driver.read(REGISTERS.RDH.offset), 1);
 });
 
 Deno.test("a frame is received with its check sequence, and told of", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   driver.read(ICR);
-  driver.net.deliver(frameTo(MAC, PEER, 100));
+  driver.net.receive(frameTo(MAC, PEER, 100));
   const { data, status } = driver.received(0);
   assertEquals(data.length, 118);
   assertEquals(status & 3, 3);
@@ -342,13 +347,13 @@ Deno.test("a frame is received with its check sequence, and told of", () => {
 });
 
 Deno.test("filters: address, broadcast, multicast table and promiscuous modes", () => {
-  const driver = new Driver();
+  const driver = card();
   const group = parseMac("00:00:5e:00:00:fb")!;
   group[0] = 1;
   const taken = (rctl: number, to: Uint8Array) => {
     driver.write(REGISTERS.RCTL.offset, rctl);
     const before = driver.read(REGISTERS.RDH.offset);
-    driver.net.deliver(frameTo(to, PEER, 50));
+    driver.net.receive(frameTo(to, PEER, 50));
     const after = driver.read(REGISTERS.RDH.offset);
     driver.write(REGISTERS.RDT.offset, (after + RING - 1) % RING);
     return before !== after;
@@ -370,42 +375,42 @@ Deno.test("filters: address, broadcast, multicast table and promiscuous modes", 
 });
 
 Deno.test("without descriptors frames wait, and none is lost", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   driver.read(ICR);
   for (let i = 0; i < RING + 2; i++) {
-    driver.net.deliver(frameTo(MAC, PEER, 50 + i));
+    driver.net.receive(frameTo(MAC, PEER, 50 + i));
   }
-  assertEquals(driver.net.held.length, 3);
+  assertEquals(driver.net.waiting, 3);
   assertEquals(driver.read(ICR) & ICR_RXO, ICR_RXO);
   driver.write(REGISTERS.RDT.offset, 4);
-  assertEquals(driver.net.held.length, 0);
+  assertEquals(driver.net.waiting, 0);
   assertEquals(driver.received(0).data.length, 50 + 8 + 18);
 });
 
 Deno.test("received checksums are checked", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start(RCTL_EN | RCTL_UPE);
   driver.write(REGISTERS.RXCSUM.offset, RXCSUM_IPOFLD | RXCSUM_TUOFLD);
   const frame = tcpFrame(100, true);
-  driver.net.deliver(frame);
+  driver.net.receive(frame);
   frame[60] ^= 1;
-  driver.net.deliver(frame);
+  driver.net.receive(frame);
   assertEquals(driver.received(0).status & 0x64, 0x60);
   assertEquals(driver.received(0).errors, 0);
   assertEquals(driver.received(1).errors, 0x20);
 });
 
 Deno.test("ITR holds the next interrupt back", () => {
-  const driver = new Driver();
+  const driver = card();
   const { machine } = driver;
   driver.start();
   driver.read(ICR);
   driver.write(REGISTERS.ITR.offset, 1000);
   machine.gsiEvents.length = 0;
-  driver.net.deliver(frameTo(MAC, PEER, 50));
+  driver.net.receive(frameTo(MAC, PEER, 50));
   driver.read(ICR);
-  driver.net.deliver(frameTo(MAC, PEER, 50));
+  driver.net.receive(frameTo(MAC, PEER, 50));
   assertEquals(machine.gsiEvents.map(([, level]) => level), [true, false]);
   machine.advance(256_000);
   assertEquals(machine.gsiEvents.map(([, level]) => level), [
@@ -416,7 +421,7 @@ Deno.test("ITR holds the next interrupt back", () => {
 });
 
 Deno.test("CTRL.RST brings back the address of the EEPROM and stops both rings", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   driver.write(ARRAYS.RA.offset, 0);
   driver.write(REGISTERS.CTRL.offset, CTRL_RST);
@@ -426,18 +431,18 @@ Deno.test("CTRL.RST brings back the address of the EEPROM and stops both rings",
 });
 
 Deno.test("rings outside memory and of odd sizes do no harm", () => {
-  const driver = new Driver();
+  const driver = card();
   driver.start();
   for (const base of [0xf800_0000, 0xff_ff00]) {
     driver.write(REGISTERS.TDBAL.offset, base);
     driver.write(REGISTERS.RDBAL.offset, base);
     driver.write(REGISTERS.TDH.offset, 0);
     driver.write(REGISTERS.TDT.offset, 5);
-    driver.net.deliver(frameTo(MAC, PEER, 50));
+    driver.net.receive(frameTo(MAC, PEER, 50));
   }
   driver.write(REGISTERS.RDH.offset, 0xffff);
   driver.write(REGISTERS.TDT.offset, 0xffff);
-  driver.net.deliver(frameTo(MAC, PEER, 50));
+  driver.net.receive(frameTo(MAC, PEER, 50));
   assertEquals(driver.machine.faults, []);
 });
 
@@ -453,21 +458,34 @@ Deno.test("an address that is none is refused", () => {
   );
 });
 
-Deno.test("a card that is saved mid-ring goes on", () => {
-  const driver = new Driver();
-  driver.start();
-  driver.net.full = true;
-  driver.transmit(frameTo(PEER, MAC, 100));
-  driver.write(REGISTERS.ITR.offset, 1000);
-  driver.net.deliver(frameTo(MAC, PEER, 70));
-  const saved = driver.made.save();
-  const copy = createTestContextFor(new TestNet());
-  const { machine } = copy.device;
-  machine.memory.bytes.set(driver.machine.memory.bytes);
-  machine.clock.restore(driver.machine.clock.save());
-  machine.pci.restore(driver.machine.pci.save());
-  copy.device.restore(saved);
-  assertEquals(copy.device.save(), saved);
-  copy.device.instance.start();
-  assertEquals(copy.net.sent.length, 1);
-});
+testRoundTrip(e1000, {
+  make: () => ({ options: { mac: "52:54:00:12:34:56" } }),
+  steps: [
+    (machine) => new Driver(machine).attach(),
+    (machine) => new Driver(machine).start(),
+    (machine) => new Driver(machine).write(REGISTERS.ITR.offset, 1000),
+    (machine) => machine.nets[0].block(),
+    (machine) => void new Driver(machine).transmit(frameTo(PEER, MAC, 100)),
+    (machine) => machine.nets[0].receive(frameTo(MAC, PEER, 70)),
+    (machine) => new Driver(machine).read(ICR),
+    (machine) => machine.nets[0].drain(),
+    (machine) => machine.advance(100_000),
+    (machine) => new Driver(machine).write(REGISTERS.RDTR.offset, 50),
+    (machine) => new Driver(machine).write(REGISTERS.RADV.offset, 80),
+    (machine) => machine.nets[0].receive(frameTo(BROADCAST, PEER, 1000)),
+    (machine) => machine.advance(60_000),
+    (machine) => new Driver(machine).received(1).data.slice(0, 40),
+    (machine) => void (machine.nets[0].link = false),
+    (machine) => new Driver(machine).read(STATUS),
+    (machine) => new Driver(machine).read(ICR),
+    (machine) => {
+      for (let i = 0; i < RING; i++) {
+        machine.nets[0].receive(frameTo(MAC, PEER, 200 + i));
+      }
+    },
+    (machine) => new Driver(machine).write(REGISTERS.RDT.offset, 6),
+    (machine) => new Driver(machine).read(COUNTERS.GPRC),
+    (machine) => new Driver(machine).write(EERD, 0x101),
+    (machine) => new Driver(machine).read(EERD),
+  ],
+}, import.meta.url);

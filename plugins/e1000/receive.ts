@@ -71,8 +71,8 @@ export class Receiver {
   /** The interrupt that tells of frames. */
   static readonly CAUSE = ICR_RXT0;
   readonly #card: Card;
-  /** Whether the network waits for room. */
-  #waits = false;
+  /** A frame waits for room, and the driver was told. */
+  waits = false;
 
   /** @param card The card. */
   constructor(card: Card) {
@@ -82,7 +82,7 @@ export class Receiver {
   /** The driver has given descriptors, or changed the mode. */
   changed(): void {
     if (this.#card.holding) return;
-    this.#waits = false;
+    this.waits = false;
     this.#card.ctx.backend.ready();
   }
 
@@ -109,11 +109,11 @@ export class Receiver {
       (RCTL & RCTL_SECRC) === 0,
     );
     if (!this.#hasRoom(data.length)) {
-      if (!this.#waits) {
+      if (!this.waits) {
         card.count("RNBC");
         card.interrupt(ICR_RXO);
       }
-      this.#waits = true;
+      this.waits = true;
       return false;
     }
     const status = filter | (isStripped ? STATUS_VP : 0);
