@@ -63,7 +63,7 @@ function show(run: Run): string {
   const lines = run.operations.map((each, i) =>
     `  ${i === run.save ? "(saved and restored)\n  " : ""}${describe(each)}`
   );
-  if (run.save >= lines.length) lines.push("  (saved and restored)");
+  if (run.save === lines.length) lines.push("  (saved and restored)");
   const first = run.prefix === 0
     ? "from the start"
     : `after step ${run.prefix} of the scenario`;
@@ -113,6 +113,39 @@ async function follow(explored: Exploration, run: Run): Promise<void> {
   await copy?.machine.stop();
 }
 
+/** A run, and what goes wrong in it. */
+interface Failure {
+  run: Run;
+  error: unknown;
+}
+
+/** Leaves out of a run what it fails without; fast-check keeps ends of sequences that do not matter. */
+async function shortest(
+  explored: Exploration,
+  failure: Failure,
+): Promise<Failure> {
+  let best = failure;
+  const attempt = async (run: Run) => {
+    try {
+      await follow(explored, run);
+    } catch (error) {
+      best = { run, error };
+    }
+  };
+  for (let at = best.run.operations.length - 1; at >= 0; at--) {
+    const { run } = best;
+    await attempt({
+      ...run,
+      operations: run.operations.toSpliced(at, 1),
+      save: run.save > at ? run.save - 1 : run.save,
+    });
+  }
+  if (best.run.prefix > 0) await attempt({ ...best.run, prefix: 0 });
+  // Without a save at all.
+  await attempt({ ...best.run, save: Infinity });
+  return best;
+}
+
 /** Learns what the scenario does. */
 async function learn(
   explored: Exploration,
@@ -153,8 +186,10 @@ export async function explore(explored: Exploration): Promise<void> {
     { seed, numRuns: runs },
   );
   if (result.failed) {
-    const [found] = result.counterexample!;
-    const cause = result.errorInstance;
+    const { run: found, error: cause } = await shortest(explored, {
+      run: result.counterexample![0],
+      error: result.errorInstance,
+    });
     throw new RoundTripError(
       `${name}, ${show(found)}\n${
         cause instanceof Error ? cause.message : cause

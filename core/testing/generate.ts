@@ -85,10 +85,29 @@ const wideSizes = fc.oneof(
   { arbitrary: fc.constant<AccessSize>(4), weight: 3 },
   { arbitrary: fc.constantFrom(...SIZES), weight: 2 },
 );
-const narrowSizes = fc.oneof(
-  { arbitrary: fc.constant<AccessSize>(1), weight: 5 },
-  { arbitrary: fc.constantFrom(...SIZES), weight: 1 },
-);
+/** Narrow registers are mostly accessed one by one, and otherwise mostly on a boundary. */
+function portAccesses(
+  first: number,
+  count: number,
+): fc.Arbitrary<{ port: number; size: AccessSize }> {
+  const port = fc.nat(count - 1).map((n) => first + n);
+  return fc.oneof(
+    {
+      arbitrary: port.map((port) => ({ port, size: 1 as AccessSize })),
+      weight: 6,
+    },
+    {
+      arbitrary: fc.tuple(port, fc.constantFrom<AccessSize>(2, 4)).map((
+        [port, size],
+      ) => ({ port: port - port % size, size })),
+      weight: 2,
+    },
+    {
+      arbitrary: record({ port, size: fc.constantFrom(...SIZES) }),
+      weight: 1,
+    },
+  );
+}
 
 type Weighted = { arbitrary: fc.Arbitrary<Operation>; weight: number };
 
@@ -104,15 +123,14 @@ function accesses(machine: TestContext, hints: Hints): Weighted[] {
   for (const { owner, kind, first, count } of machine.isa.claims) {
     if (!ids.has(owner.id)) continue;
     if (kind === "ports") {
-      const port = fc.nat(count - 1).map((n) => first + n);
+      const access = portAccesses(first, count);
       found.push(
-        record({ do: fc.constant("in" as const), port, size: narrowSizes }),
-        record({
-          do: fc.constant("out" as const),
-          port,
-          size: narrowSizes,
+        access.map((at) => ({ do: "in", ...at })),
+        fc.tuple(access, value).map(([at, value]) => ({
+          do: "out",
+          ...at,
           value,
-        }),
+        })),
       );
     } else {
       const address = offsets(count).map((n) => first + n);

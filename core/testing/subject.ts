@@ -67,6 +67,8 @@ export function compare(
 export class Subject {
   /** Steps of the scenario that were done. */
   done = 0;
+  /** What went to each backend before it was forgotten. */
+  readonly #gone: (string | number)[][];
 
   /**
    * Starts a new machine.
@@ -77,7 +79,9 @@ export class Subject {
   constructor(
     readonly machine: TestContext,
     readonly steps: readonly ScenarioStep[],
-  ) {}
+  ) {
+    this.#gone = this.backends.map(() => []);
+  }
 
   /** The device; the others of the machine are what it needs. */
   get device(): Instance {
@@ -142,9 +146,32 @@ export class Subject {
     };
   }
 
+  /** What has gone to backends, from the start, in order of content: requests may overtake each other. */
+  get output(): unknown {
+    const { machine } = this;
+    const all = [...machine.chars, ...machine.nets].map(({ sent }) => sent);
+    const disks = machine.blocks.map(({ journal }) => journal);
+    return this.#gone.map((gone, i) =>
+      i < all.length
+        ? [...gone, ...all[i]]
+        : [...gone, ...disks[i - all.length]].sort()
+    );
+  }
+
+  /** The backends of the machine. */
+  get backends(): { isQuiet: boolean; isDisturbed: boolean }[] {
+    const { chars, nets, blocks } = this.machine;
+    return [...chars, ...nets, ...blocks];
+  }
+
   /** Forgets what has left the devices. */
   forget(): void {
     const { machine } = this;
+    [
+      ...machine.chars.map(({ sent }) => sent),
+      ...machine.nets.map(({ sent }) => sent),
+      ...machine.blocks.map(({ journal }) => journal),
+    ].forEach((events, i) => this.#gone[i].push(...events));
     const { messages, isaEvents, gsiEvents, requests, cpus } = machine;
     const all: unknown[][] = [
       messages,
