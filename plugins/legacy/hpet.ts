@@ -118,8 +118,10 @@ interface Block {
   readonly clock: DeviceClock;
   /** Whether the main counter runs. */
   readonly enabled: boolean;
-  /** The main counter. */
-  readonly counter: bigint;
+  /** Virtual time in ticks. */
+  readonly tick: number;
+  /** The main counter at a tick. */
+  counterAt(tick: number): bigint;
   /** Timer `index` has met its comparator. */
   met(index: number): void;
 }
@@ -226,11 +228,12 @@ class HpetTimer {
   schedule(): void {
     if (!this.#block.enabled) return this.#arm(undefined);
     const mask = this.#mask;
-    const ahead = (this.#comparator - this.#block.counter) & mask;
+    // One look at the clock: real time does not stand still between two.
+    const now = this.#block.tick;
+    const ahead = (this.#comparator - this.#block.counterAt(now)) & mask;
     const ticks = Number(ahead === 0n ? mask + 1n : ahead);
-    const { clock } = this.#block;
     // Beyond the end of virtual time it never comes.
-    const tick = ticksAt(clock.now(), HERTZ) + ticks;
+    const tick = now + ticks;
     this.#arm(
       tick > Number.MAX_SAFE_INTEGER / NS_PER_TICK
         ? undefined
@@ -260,7 +263,9 @@ class HpetTimer {
     if (this.#periodic && this.#period > 0n) {
       // The next multiple of the period that is yet to come.
       const mask = this.#mask;
-      const late = (this.#block.counter - this.#comparator) & mask;
+      const late =
+        (this.#block.counterAt(this.#block.tick) - this.#comparator) &
+        mask;
       this.#comparator =
         (this.#comparator + (late / this.#period + 1n) * this.#period) & mask;
     }
@@ -378,14 +383,18 @@ class Hpet implements Device, Block {
     return (this.#configuration & ENABLE_CNF) !== 0;
   }
 
-  get #tick(): number {
+  get tick(): number {
     return ticksAt(this.#ctx.clock.now(), HERTZ);
   }
 
-  get counter(): bigint {
+  counterAt(tick: number): bigint {
     return this.enabled
-      ? (this.#base + BigInt(this.#tick - this.#baseTick)) & MASK_64
+      ? (this.#base + BigInt(tick - this.#baseTick)) & MASK_64
       : this.#base;
+  }
+
+  get counter(): bigint {
+    return this.counterAt(this.tick);
   }
 
   met(index: number): void {
@@ -473,7 +482,7 @@ class Hpet implements Device, Block {
 
   #setCounter(value: bigint): void {
     this.#base = value;
-    this.#baseTick = this.#tick;
+    this.#baseTick = this.tick;
     for (const timer of this.#timers) timer.schedule();
   }
 
@@ -507,7 +516,7 @@ class Hpet implements Device, Block {
     this.#configuration = state.configuration;
     this.#interruptStatus = state.interruptStatus;
     this.#base = state.counter;
-    this.#baseTick = this.#tick;
+    this.#baseTick = this.tick;
     this.#timers.forEach((timer, i) => timer.restore(state.timers[i]));
     this.#ctx.interrupts.legacyReplacement = this.#legacy;
   }

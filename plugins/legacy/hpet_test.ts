@@ -194,6 +194,23 @@ Deno.test("hpet leaves a match that is due to the event loop when it is saved", 
   assertEquals(edges(11), 1);
 });
 
+Deno.test("hpet's state fits itself where time passes between two looks at the clock", () => {
+  const { machine, save } = make();
+  const now = machine.clock.now.bind(machine.clock);
+  let passed = 0;
+  machine.clock.now = () => now() + (passed += 6007);
+  machine.store(T1, INT | ROUTE_11);
+  machine.store(CONF, ENABLE);
+  machine.store(T1 + COMPARATOR, 5_000_000);
+  machine.store(T1 + COMPARATOR + 4, 0);
+  const paused = now() + passed;
+  machine.clock.now = () => paused;
+  const other = make();
+  other.machine.clock.now = () => paused;
+  other.restore(save());
+  assertEquals(other.save(), save());
+});
+
 testRoundTrip(hpet, {
   steps: [
     (machine) => machine.store(COUNTER, 0xffff_ff00),
