@@ -486,6 +486,15 @@ export class PciSlotFunction implements PciFunction {
     };
   }
 
+  /** The bits at an offset that MSI sets itself: those of the vectors that it has. */
+  #msiPending(offset: number): number {
+    const { msi } = this.#layout;
+    const byte = offset - msi - MSI.PENDING;
+    if (msi === 0 || byte < 0 || byte >= 4) return 0;
+    const vectors = 2 ** (this.config.msi ?? 1) - 1;
+    return Math.floor(vectors / 2 ** (8 * byte)) & 0xff;
+  }
+
   /**
    * Checks a state against this function, changing nothing.
    *
@@ -495,12 +504,14 @@ export class PciSlotFunction implements PciFunction {
    */
   check(state: PciFunctionState, path: string): void {
     const { initial, writable } = this.#layout;
-    for (let at = 0; at < HEADER_END; at++) {
+    for (let at = 0; at < CONFIG_SIZE; at++) {
+      // What is neither header nor MSI(-X) is the device's, which may have written it.
+      if (!this.#isCore(at, 1)) continue;
       const ignored = at === REG.STATUS
         ? STATUS.INTERRUPT
         : at === REG.HEADER_TYPE
         ? MULTIFUNCTION
-        : 0;
+        : this.#msiPending(at);
       const fixed = ~(writable[at] | ignored) & 0xff;
       if (((state.config[at] ^ initial[at]) & fixed) !== 0) {
         throw new SchemaError(

@@ -5,7 +5,7 @@ import { SchemaError } from "../../snapshot/schema.ts";
 import { arbitrary } from "../../snapshot/arbitrary.ts";
 import { TestContext } from "../testing/context.ts";
 import { parsePciAddress, pciSchema } from "./pci.ts";
-import { COMMAND, MSI, MSIX, REG } from "./pci_config.ts";
+import { CAP_MSI, CAP_MSIX, COMMAND, MSI, MSIX, REG } from "./pci_config.ts";
 
 const owner = { id: "card0", plugin: "card" };
 const other = { id: "card1", plugin: "card" };
@@ -469,6 +469,33 @@ Deno.test("Pci refuses states that no guest could have made, and changes nothing
   refused((s) => s.functions[0].msixPending[0] = 0x10, "vector 4 pending");
   refused((s) => s.configAddress = 1, "reserved bits clear");
   refused((s) => s.functions.pop(), "has 0 functions");
+});
+
+Deno.test("Pci refuses what no guest can write of MSI and MSI-X, and takes pending bits", () => {
+  for (
+    const [extra, id, fixed, pending] of [
+      [{}, CAP_MSIX, [0, 1, 2, 4, 8], undefined],
+      [{ msix: undefined, msi: 4 }, CAP_MSI, [0, 1, 3, 14, 17, 21], 20],
+    ] as const
+  ) {
+    const { machine, read } = plugged(extra);
+    const at = capability(read, id);
+    for (const offset of fixed) {
+      const state = machine.pci.save();
+      state.functions[0].config[at + offset] ^= offset === 2 ? 1 : 8;
+      assertThrows(
+        () => machine.pci.restore(state),
+        SchemaError,
+        `pci.functions[0].config[0x${(at + offset).toString(16)}]`,
+      );
+    }
+    if (pending === undefined) continue;
+    const state = machine.pci.save();
+    state.functions[0].config[at + pending] = 0xf;
+    machine.pci.restore(state);
+    state.functions[0].config[at + pending] = 0x10;
+    assertThrows(() => machine.pci.restore(state), SchemaError, "config[");
+  }
 });
 
 Deno.test("the PCI schema accepts its arbitrary values", () => {
