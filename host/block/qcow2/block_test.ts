@@ -16,6 +16,8 @@ import {
 } from "./testing.ts";
 
 const KIB = 1024;
+/** Where the header extensions of the images begin that createQcow2 makes. */
+const EXTENSIONS = 112;
 
 Deno.test("createQcow2 makes an empty image that qemu-img accepts", async () => {
   await withFolder(async (folder) => {
@@ -144,6 +146,36 @@ Deno.test("an image under itself is refused, and a missing base is named", async
     const gone = await assertRejects(() => Qcow2Block.open(c), MachineError);
     assert(gone.message.includes(`${folder}/gone.qcow2`), gone.message);
     assert(gone.message.includes(c), gone.message);
+  });
+});
+
+Deno.test("a base whose format is not told, or that is no file, is refused with what to do", async () => {
+  await withFolder(async (folder) => {
+    await Deno.writeFile(`${folder}/base.img`, new Uint8Array(512));
+    const path = `${folder}/disk.qcow2`;
+    const cases = [
+      ["base.img", 0x11111111, ["-F FORMAT", "base.img"]],
+      ["nbd://host/disk", undefined, ["nbd://host/disk", "only files"]],
+      ["json:{}", undefined, ["json:{}", "only files"]],
+    ] as const;
+    for (const [name, extension, parts] of cases) {
+      const backing = { path: name, format: "raw" } as const;
+      await createQcow2(path, { size: 512, backing });
+      if (extension !== undefined) {
+        // Another type in the place of the one that tells the format.
+        const bytes = await Deno.readFile(path);
+        new DataView(bytes.buffer).setUint32(EXTENSIONS, extension);
+        await Deno.writeFile(path, bytes);
+      }
+      const { message } = await assertRejects(
+        () => Qcow2Block.open(path, true),
+        MachineError,
+      );
+      for (const part of [path, ...parts]) {
+        assert(message.includes(part), message);
+      }
+      await Deno.remove(path);
+    }
   });
 });
 

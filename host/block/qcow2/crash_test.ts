@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import fs from "node:fs";
 import {
@@ -12,7 +12,14 @@ import {
   ZERO_STAMP,
 } from "./crash_writer.ts";
 import { Qcow2Block } from "./mod.ts";
-import { check, qemuImg, readAll, withFolder } from "./testing.ts";
+import {
+  assertSame,
+  check,
+  qemuImg,
+  qemuIo,
+  readAll,
+  withFolder,
+} from "./testing.ts";
 
 const SIZE = CRASH_SECTORS * 512;
 const WRITER = new URL("./crash_writer.ts", import.meta.url).pathname;
@@ -112,8 +119,10 @@ type Event =
   | { kind: "written" | "syncing" | "synced"; number: number }
   | { kind: "begin" | "flushed"; batch: Batch };
 
-/** Does batches on an image, and records every write to its file and every wait for the host's disk. */
-async function record(path: string, seed: number): Promise<Event[]> {
+/** Records every write to files and every wait for the host's disk while `work` runs. */
+async function record(
+  work: (events: Event[]) => Promise<void>,
+): Promise<Event[]> {
   const events: Event[] = [];
   const { write, fdatasync } = fs;
   let number = 0;
@@ -143,19 +152,28 @@ async function record(path: string, seed: number): Promise<Event[]> {
     });
   };
   try {
-    const disk = await Qcow2Block.open(path);
-    let count = 0;
-    for (const batch of crashBatches(seed)) {
-      events.push({ kind: "begin", batch });
-      await doBatch(disk, batch);
-      if (batch.flush) events.push({ kind: "flushed", batch });
-      if (++count === 25) break;
-    }
-    await disk.close();
+    await work(events);
   } finally {
     Object.assign(patched, { write, fdatasync });
   }
   return events;
+}
+
+/** Does batches on an image, and tells when. */
+async function writeBatches(
+  path: string,
+  seed: number,
+  events: Event[],
+): Promise<void> {
+  const disk = await Qcow2Block.open(path);
+  let count = 0;
+  for (const batch of crashBatches(seed)) {
+    events.push({ kind: "begin", batch });
+    await doBatch(disk, batch);
+    if (batch.flush) events.push({ kind: "flushed", batch });
+    if (++count === 25) break;
+  }
+  await disk.close();
 }
 
 /** The file after the host lost its power: what was not waited for is there in part. */
@@ -194,6 +212,17 @@ function afterPowerLoss(
   return bytes.subarray(0, end);
 }
 
+/** Random numbers, the same for the same seed. */
+function randomFrom(seed: number): (below: number) => number {
+  let state = seed;
+  return (below) => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) % below;
+  };
+}
+
 for (const kind of KINDS) {
   Deno.test(`an image with ${kind.options} has all that was flushed when the host loses its power`, async () => {
     await withFolder(async (folder) => {
@@ -208,16 +237,12 @@ for (const kind of KINDS) {
           }),
           async (seed, crashes) => {
             await Deno.writeFile(path, start);
-            const events = await record(path, seed);
+            const events = await record((events) =>
+              writeBatches(path, seed, events)
+            );
             for (const [moment, choice] of crashes) {
               const before = events.slice(0, moment % (events.length + 1));
-              let state = choice;
-              const random = (below: number) => {
-                state ^= state << 13;
-                state ^= state >>> 17;
-                state ^= state << 5;
-                return (state >>> 0) % below;
-              };
+              const random = randomFrom(choice);
               const crashed = `${folder}/crashed.qcow2`;
               const bytes = afterPowerLoss(start, before, random);
               await Deno.writeFile(crashed, bytes);
@@ -238,3 +263,35 @@ for (const kind of KINDS) {
     });
   });
 }
+
+Deno.test("the repair of an image is done or not when the host loses its power", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/disk.qcow2`;
+    const options = "lazy_refcounts=on,cluster_size=4k";
+    const size = String(SIZE);
+    await qemuImg("create", "-f", "qcow2", "-o", options, path, size);
+    // It ends without closing the image.
+    await assertRejects(() =>
+      qemuIo(path, "write -P 7 100k 300k", "flush", "abort")
+    );
+    const start = await Deno.readFile(path);
+    const events = await record(async () => {
+      await (await Qcow2Block.open(path)).close();
+    });
+    assert(events.length > 0);
+    for (let moment = 0; moment <= events.length; moment++) {
+      for (let choice = 1; choice <= 4; choice++) {
+        const before = events.slice(0, moment);
+        const bytes = afterPowerLoss(start, before, randomFrom(choice));
+        await Deno.writeFile(path, bytes);
+        const disk = await Qcow2Block.open(path);
+        const content = await readAll(disk);
+        await disk.close();
+        assertEquals((await check(path)).errors, 0);
+        const expected = new Uint8Array(SIZE);
+        expected.fill(7, 100 * 1024, 400 * 1024);
+        assertSame(content, expected);
+      }
+    }
+  });
+});
