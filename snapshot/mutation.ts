@@ -233,6 +233,7 @@ function* replacements(
       yield [...now, more];
       yield Array.from({ length }, () => more);
       yield Array.from({ length }, () => least(type.of));
+      yield Array.from({ length: length + 1 }, () => more);
       yield now.toReversed();
       return;
     }

@@ -702,10 +702,17 @@ export interface DeviceUnderTest<T> {
  * @param options Its options, its backend, and what surrounds it.
  * @returns The device and its surroundings.
  * @example
- * ```ts ignore
- * const { machine, save } = createTestContext(uart, { options: { irq: 4 }, backend });
- * machine.out(0x3f8, 0x41);
- * assertEquals(save().lsr & LSR_THRE, LSR_THRE);
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import uart from "../../plugins/legacy/uart.ts";
+ * import { createTestContext } from "./context.ts";
+ *
+ * const { machine, instance, save } = createTestContext(uart, { options: { irq: 5 } });
+ * instance.start();
+ * machine.out(0x3f8, 0x41); // the transmitter
+ * assertEquals(machine.char.sent, [0x41]);
+ * machine.out(0x3ff, 7); // the scratch register
+ * assertEquals(save().scr, 7);
  * ```
  */
 export function createTestContext<
