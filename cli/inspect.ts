@@ -6,7 +6,7 @@ import { fromManifestOptions } from "../snapshot/container.ts";
 import { differingPages } from "../snapshot/compare.ts";
 import { PAGE_BYTES } from "../snapshot/memory_image.ts";
 import { toJson } from "../snapshot/schema.ts";
-import { EXIT_DONE, EXIT_FAILED } from "./errors.ts";
+import { EXIT_DONE, EXIT_FAILED, shownText } from "./errors.ts";
 import { openSnapshot } from "./snapshots.ts";
 
 /** Longer texts are cut off in what people read. */
@@ -71,7 +71,8 @@ function* leaves(value: unknown, path: string): Generator<[string, string]> {
 }
 
 function cut(text: string): string {
-  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}…` : text;
+  const shown = shownText(text);
+  return shown.length > MAX_TEXT ? `${shown.slice(0, MAX_TEXT)}…` : shown;
 }
 
 function asText(reader: SnapshotReader): string {
@@ -107,7 +108,7 @@ function asText(reader: SnapshotReader): string {
       lines.push(`  ${path} = ${cut(text)}`);
     }
   }
-  return lines.join("\n");
+  return lines.map(shownText).join("\n");
 }
 
 /** The fields that differ, and those that only one has. */

@@ -133,6 +133,12 @@ Deno.test("a snapshot that cannot be restored is one line that says why", async 
       const text = line(await diapause("--restore", file));
       assert(message.test(text), `${name}: ${text}`);
     }
+    await Deno.writeFile(
+      `${directory}/titled.snap`,
+      changed(good, "MANI", (tree) => ({ ...tree, producer: "\x1b]0;x\x07" })),
+    );
+    const shown = await diapause("inspect", `${directory}/titled.snap`);
+    assertStringIncludes(shown.stdout, "written by \\u{1b}]0;x\\u{7}\n");
     assertStringIncludes(
       line(await diapause("--restore", directory)),
       "it is a folder",
