@@ -45,6 +45,7 @@ export class Control {
   #socket: ControlSocket | undefined;
   #resetAsked = false;
   #quitAsked = false;
+  #suspended: string | undefined;
 
   /**
    * A control on which nobody listens yet.
@@ -58,6 +59,11 @@ export class Control {
       controlled.devices,
       (job) => this.#socket?.event(SNAPSHOT_EVENT, { ...job }),
     );
+  }
+
+  /** The file that the machine was suspended to. */
+  get suspended(): string | undefined {
+    return this.#suspended;
   }
 
   /** Takes the machine's snapshots. */
@@ -215,6 +221,7 @@ export class Control {
     await machine.pause();
     try {
       const job = await this.#checkpoints.save(path, incremental);
+      this.#suspended = path;
       this.#quit();
       return job;
     } catch (error) {

@@ -15,6 +15,7 @@ import {
 import { ChardevError, type ChardevHost } from "../host/chardev/mod.ts";
 import { Batch } from "../host/chardev/queues.ts";
 import type { ExecOutputFilter } from "../host/guests/exec.ts";
+import { ProgressReporter } from "../host/guests/progress.ts";
 import {
   ESCAPE_HELP,
   onEndingSignal,
@@ -34,10 +35,16 @@ import {
   planSnapshot,
   restoreSnapshot,
 } from "./snapshots.ts";
+import { BLOCK_PAGES, PAGE_BYTES } from "../snapshot/memory_image.ts";
 import { openTrace } from "./trace.ts";
 
 /** Guest wall-clock time at the start in `instructions` mode, where runs must be equal. */
 const FIXED_WALL_TIME = Date.UTC(2026, 0, 1);
+
+/** Bytes of a block of a memory image. */
+const BLOCK_BYTES = BLOCK_PAGES * PAGE_BYTES;
+/** A restore of fewer blocks is over before anybody reads of it. */
+const LONG_RESTORE_BLOCKS = 128;
 
 function note(message: string): void {
   console.error(`diapause: ${message}`);
@@ -151,6 +158,7 @@ function conclude(
   result: RunResult,
   exec: ExecOutputFilter | undefined,
   signal: Deno.Signal | undefined,
+  suspended: string | undefined,
 ): number {
   switch (result.reason) {
     case "triple-fault":
@@ -167,7 +175,11 @@ function conclude(
   if (exec === undefined) return EXIT_DONE;
   if (exec.status !== undefined) return exec.status;
   if (signal !== undefined) return signalExitCode(signal);
-  if (exec.started) note("the run ended before the command did");
+  if (suspended !== undefined) {
+    note(
+      `the machine was suspended before the command ended: --restore ${suspended} goes on with it`,
+    );
+  } else if (exec.started) note("the run ended before the command did");
   else {
     note("the run ended before the command began; the guest's console was:");
     console.error(exec.log);
@@ -323,13 +335,28 @@ export async function run(options: RunOptions): Promise<number> {
     machine.session = { schema: sessionSchema, save: () => boot.save() };
     if (snapshot !== undefined) {
       const { lazy } = options;
-      const restored = await restoreSnapshot(
-        machine,
-        snapshot.reader,
-        options.restore!,
-        { lazy },
-      );
-      loaded = restored.loaded;
+      const progress = new ProgressReporter();
+      try {
+        const restored = await restoreSnapshot(
+          machine,
+          snapshot.reader,
+          options.restore!,
+          {
+            lazy,
+            onProgress: (done, total) => {
+              if (lazy || total < LONG_RESTORE_BLOCKS) return;
+              progress.update({
+                what: `diapause: restoring "${options.restore}"`,
+                done: done * BLOCK_BYTES,
+                total: total * BLOCK_BYTES,
+              });
+            },
+          },
+        );
+        loaded = restored.loaded;
+      } finally {
+        await progress.close();
+      }
     }
     const control = new Control({
       machine: made,
@@ -360,7 +387,7 @@ export async function run(options: RunOptions): Promise<number> {
       await closers.closeAll();
       console.error(`state-hash: ${hash}`);
     }
-    return conclude(result, boot.exec, signal);
+    return conclude(result, boot.exec, signal, control.suspended);
   } catch (error) {
     if (
       error instanceof MachineError || error instanceof PluginError ||

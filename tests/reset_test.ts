@@ -2,7 +2,7 @@
 
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { CODE, diapause, kernelFile } from "../cli/testing.ts";
-import { Session } from "./support.ts";
+import { debianTest, Session } from "./support.ts";
 
 /** jmp to itself. */
 const LOOP = [0xeb, 0xfe];
@@ -79,6 +79,27 @@ Deno.test("a restored guest that resets boots again", async () => {
     await Deno.remove(directory, { recursive: true });
   }
 });
+
+debianTest(
+  "--exec goes on in another process, with the command's output and status",
+  async () => {
+    const directory = await Deno.makeTempDir();
+    const [socket, file] = [`${directory}/control`, `${directory}/snapshot`];
+    try {
+      const command = "echo one; sleep 2; echo two; exit 7";
+      const first = new Session("--exec", command, "--control", socket);
+      await first.expect("one");
+      assertEquals((await diapause("ctl", socket, "suspend", file)).code, 0);
+      const { code, stdout, stderr } = await first.end();
+      assertEquals([code, stdout], [1, "one\n"]);
+      assertStringIncludes(stderr, `--restore ${file} goes on with it`);
+      const second = await diapause("--restore", file);
+      assertEquals([second.code, second.stdout], [7, "two\n"]);
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+);
 
 Deno.test("check and restore name every blocker of a snapshot at once", async () => {
   const directory = await Deno.makeTempDir();
