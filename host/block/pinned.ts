@@ -214,6 +214,7 @@ export class PinnedBlock implements BlockImage {
   pin(snapshot: string): Promise<Pin> {
     return this.#change(async () => {
       const wasWriting = this.#writing;
+      const top = this.#top;
       await this.checkPin(snapshot);
       if (!this.#inPlace) this.#writing = false;
       try {
@@ -225,8 +226,10 @@ export class PinnedBlock implements BlockImage {
         }
         return await this.#hold(resolve(snapshot));
       } catch (error) {
+        // What could not be written yet is still in the open file.
+        if (this.#top === top) this.#writing = wasWriting;
         // If that fails the next write tries again.
-        if (wasWriting) await this.#becomeWritable().catch(() => {});
+        else await this.#becomeWritable().catch(() => {});
         throw error;
       }
     });
