@@ -57,6 +57,7 @@ export {
   testPlugin,
 } from "./core/testing/test_plugin.ts";
 export {
+  type Baseline,
   type BootOptions,
   Machine,
   type MachineConfiguration,
@@ -65,7 +66,11 @@ export {
   type MachineTrace,
   type RunResult,
 } from "./core/machine.ts";
-export type { ComponentState, MachineState } from "./core/machine_snapshot.ts";
+export type {
+  ComponentState,
+  MachineState,
+  SessionPart,
+} from "./core/machine_snapshot.ts";
 export {
   type DeviceSpec,
   DeviceSpecError,
@@ -81,19 +86,28 @@ export {
 } from "./core/boot/types.ts";
 export type { ClockMode } from "./core/clock.ts";
 export {
+  type RestoredMachine,
   restoreFile,
+  type RestoreOptions,
   type SaveOptions,
   writeMachine,
 } from "./core/machine_file.ts";
 export {
   type Codec,
+  type ImageBlock,
   type Manifest,
+  type ManifestImage,
+  type ManifestImageFile,
   type ManifestOptions,
+  type ManifestParent,
+  type OpenOptions,
   type Sink,
   SnapshotError,
   SnapshotReader,
   type Source,
   type StoredComponent,
+  type SyncCodec,
+  type WrittenSnapshot,
 } from "./snapshot/container.ts";
 export { BUILT_IN, PLATFORM, type PluginLoader } from "./plugins/mod.ts";
 

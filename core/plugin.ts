@@ -243,7 +243,8 @@ export interface DmaMemory {
   /** Whether `[address, address + length)` is wholly inside RAM. */
   contains(address: number, length: number): boolean;
   /**
-   * A view of guest RAM for reading only. It is valid until the next return to the event loop.
+   * A view of guest RAM for reading only: bytes that are put into it are missed by snapshots and by translated code, so
+   * use {@linkcode write}. It is valid until the next return to the event loop.
    *
    * @throws {DmaError} when the range is not wholly inside RAM.
    */
