@@ -146,10 +146,16 @@ async function shortest(
   return best;
 }
 
-/** Learns what the scenario does. */
-async function learn(
-  explored: Exploration,
-): Promise<{ hints: Hints; machine: TestContext }> {
+/** What the scenario does. */
+interface Learned {
+  hints: Hints;
+  /** The machine at its end. */
+  machine: TestContext;
+  /** After how many steps something waits for a backend. */
+  busy: number[];
+}
+
+async function learn(explored: Exploration): Promise<Learned> {
   const accesses = new Map<string, Hints["accesses"][number]>();
   const values = new Set<number>();
   const subject = new Subject(explored.make(), explored.steps);
@@ -158,9 +164,15 @@ async function learn(
     if (value !== undefined) values.add(value >>> 0);
   });
   subject.start();
-  while (subject.done < subject.steps.length) await subject.do({ do: "step" });
+  const busy: number[] = [];
+  while (subject.done < subject.steps.length) {
+    await subject.do({ do: "step" });
+    if (subject.machine.blocks.some(({ waiting }) => waiting > 0)) {
+      busy.push(subject.done);
+    }
+  }
   const hints = { accesses: [...accesses.values()], values: [...values] };
-  return { hints, machine: subject.machine };
+  return { hints, machine: subject.machine, busy };
 }
 
 /**
@@ -170,11 +182,13 @@ async function learn(
  * @throws {RoundTripError} With the shortest sequence that was found, and the seed.
  */
 export async function explore(explored: Exploration): Promise<void> {
-  const { hints, machine } = await learn(explored);
+  const { hints, machine, busy } = await learn(explored);
   const { steps, seed, runs, name } = explored;
   const operation = operations(machine, hints, true);
   const run = fc.record<Run>({
-    prefix: fc.nat(steps.length),
+    prefix: busy.length === 0
+      ? fc.nat(steps.length)
+      : fc.oneof(fc.nat(steps.length), fc.constantFrom(...busy)),
     operations: fc.array(operation, { minLength: 1, maxLength: LONGEST_RUN }),
     save: fc.oneof(fc.constant(-1), fc.nat(LONGEST_RUN)),
   }).map((run) => ({

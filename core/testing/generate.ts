@@ -34,6 +34,7 @@ const WEIGHT = {
   wait: 4,
   stall: 2,
   backend: 6,
+  disk: 16,
   poke: 2,
   wires: 6,
   rare: 1,
@@ -271,11 +272,14 @@ function backends(machine: TestContext): Weighted[] {
       fc.constant({ do: "release disk" }),
       answer,
       answer,
+      answer,
+      answer,
     );
   }
-  return found.length === 0
-    ? []
-    : [{ arbitrary: fc.oneof(...found), weight: WEIGHT.backend }];
+  return found.length === 0 ? [] : [{
+    arbitrary: fc.oneof(...found),
+    weight: machine.blocks.length > 0 ? WEIGHT.disk : WEIGHT.backend,
+  }];
 }
 
 const message = record({
