@@ -169,3 +169,26 @@ Deno.test("thousands of devices, or two of one id, are one error", async () => {
   const tooMany = devices((all) => Array(4097).fill(all[0]));
   await assertRejects(() => open(tooMany), SchemaError, "at most 4096");
 });
+
+Deno.test("capabilities whose bodies are others do not keep their device from being found", async () => {
+  const { chunks, file, trees } = original;
+  const number = chunks.findIndex((_, i) =>
+    (trees.get(i)?.tree as { id?: string } | undefined)?.id === "pci"
+  );
+  const tree = structuredClone(trees.get(number)!.tree) as {
+    state: { functions: { owner: string; config: Uint8Array }[] };
+  };
+  const { config } = tree.state.functions.find(({ owner }) =>
+    owner === "virtio-blk0"
+  )!;
+  const VENDOR_SPECIFIC = 9, CFG_TYPE = 3, CAPABILITIES_POINTER = 0x34;
+  for (let at = config[CAPABILITIES_POINTER]; at !== 0; at = config[at + 1]) {
+    if (config[at] === VENDOR_SPECIFIC) config[at + CFG_TYPE] = 0xee;
+  }
+  const payload = encode(tree as unknown as ValueType);
+  const changed = assemble(
+    file,
+    chunks.with(number, { tag: "COMP", payload }),
+  );
+  assertEquals(await new Subject().take(changed), "ran");
+});

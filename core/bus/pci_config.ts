@@ -114,6 +114,8 @@ export interface ConfigLayout {
   msi: number;
   /** Offset of the MSI-X capability; 0 for none. */
   msix: number;
+  /** Offsets of the two bytes, ID and next pointer, at which each capability begins. */
+  headers: number[];
   /** The BARs by index. */
   bars: readonly PciBar[];
 }
@@ -200,6 +202,7 @@ class Placement {
       initial[at] = id;
       initial[REG.STATUS] |= STATUS.CAPABILITIES;
       this.#last = at + 1;
+      this.layout.headers.push(at);
       return at;
     }
     throw new MachineError(
@@ -319,6 +322,7 @@ export function layOutConfig(
     device: new Uint8Array(CONFIG_SIZE),
     msi: 0,
     msix: 0,
+    headers: [],
     bars,
   };
   const { initial, writable } = layout;

@@ -503,10 +503,11 @@ export class PciSlotFunction implements PciFunction {
    * @throws {SchemaError} Where no guest could have brought it about.
    */
   check(state: PciFunctionState, path: string): void {
-    const { initial, writable } = this.#layout;
+    const { initial, writable, headers } = this.#layout;
     for (let at = 0; at < CONFIG_SIZE; at++) {
-      // What is neither header nor MSI(-X) is the device's, which may have written it.
-      if (!this.#isCore(at, 1)) continue;
+      // What is neither a header nor MSI(-X) is the device's, which may have written it.
+      const isHeader = headers.includes(at) || headers.includes(at - 1);
+      if (!this.#isCore(at, 1) && !isHeader) continue;
       const ignored = at === REG.STATUS
         ? STATUS.INTERRUPT
         : at === REG.HEADER_TYPE

@@ -498,6 +498,21 @@ Deno.test("Pci refuses what no guest can write of MSI and MSI-X, and takes pendi
   }
 });
 
+Deno.test("Pci refuses a list of capabilities that is another", () => {
+  const { machine, read } = plugged({
+    capabilities: [{ id: 9, body: new Uint8Array(6) }],
+  });
+  const at = capability(read, 9);
+  for (const offset of [0, 1]) {
+    const state = machine.pci.save();
+    state.functions[0].config[at + offset] ^= 0x20;
+    assertThrows(() => machine.pci.restore(state), SchemaError, "config[");
+  }
+  const state = machine.pci.save();
+  state.functions[0].config[at + 2] ^= 0x20;
+  machine.pci.restore(state);
+});
+
 Deno.test("the PCI schema accepts its arbitrary values", () => {
   fc.assert(
     fc.property(arbitrary(pciSchema), (state) => {

@@ -145,7 +145,7 @@ export class VirtioPci {
   readonly #registers: Register[];
   readonly #modern: IoHandler;
   readonly #legacy: IoHandler;
-  #configAccess: number | undefined;
+  readonly #configAccess: number;
   #deviceFeatureSelect = 0;
   #driverFeatureSelect = 0;
   #driverFeatures = 0n;
@@ -196,6 +196,8 @@ export class VirtioPci {
       write: (address, size, value) => this.#writeLegacy(address, size, value),
     };
     this.#function = this.#attach();
+    // Looked for now: later its bytes are a guest's, or a snapshot's.
+    this.#configAccess = findConfigAccess(this.#function);
   }
 
   /** What driver and device agreed on. */
@@ -409,7 +411,6 @@ export class VirtioPci {
   /** Does what the PCI configuration access capability says when its data are touched, section 4.1.4.9. */
   #configAccessed(offset: number, size: number, write: boolean): void {
     const config = this.#function;
-    this.#configAccess ??= findConfigAccess(config);
     const capability = this.#configAccess;
     const data = capability + CAP_EXTRA;
     if (offset + size <= data || offset >= data + 4) return;
