@@ -39,14 +39,18 @@ interface Verb {
   show?(reply: never, words: readonly string[]): string;
 }
 
+const KIB = 1 << 10;
 const MIB = 1 << 20;
 /** Bytes of a reply at most. */
 const MAX_REPLY = 16 << 20;
 
 function saved(job: SnapshotJob): string {
-  const size = ((job.bytes ?? 0) / MIB).toFixed(1);
+  const bytes = job.bytes ?? 0;
+  const size = bytes < MIB
+    ? `${(bytes / KIB).toFixed(1)} KiB`
+    : `${(bytes / MIB).toFixed(1)} MiB`;
   const pause = (job["pause-ms"] ?? 0).toFixed(1);
-  return `saved to ${job.file}: ${size} MiB; the machine stood still for ${pause} ms`;
+  return `saved to ${job.file}: ${size}; the machine stood still for ${pause} ms`;
 }
 
 const VERBS: Readonly<Record<string, Verb>> = {

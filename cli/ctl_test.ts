@@ -77,7 +77,7 @@ Deno.test("ctl stops, continues, suspends and quits a machine", () =>
     assertStringIncludes(bad.stderr, `cannot write in "${directory}/none"`);
     const saved = await ctl("checkpoint", file);
     assertEquals(saved.code, 0);
-    assertMatch(saved.stdout, /^saved to .*snapshot: \d+\.\d MiB; /);
+    assertMatch(saved.stdout, /^saved to .*snapshot: \d+\.\d KiB; /);
     const more = await ctl("checkpoint", `${file}-2`, "--incremental");
     assertEquals(more.code, 0, more.stderr);
     assertStringIncludes((await ctl("query-snapshot")).stdout, "snapshot-2");

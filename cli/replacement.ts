@@ -8,7 +8,7 @@ import {
   parseDeviceSpecs,
 } from "../core/device_spec.ts";
 import type { OptionValue, Plugin } from "../core/plugin.ts";
-import { allOptions } from "./backends.ts";
+import { allOptions, BACKEND_OPTIONS } from "./backends.ts";
 import { loadPlugin } from "./devices.ts";
 import { CliError, reason } from "./errors.ts";
 
@@ -40,7 +40,7 @@ export async function planReplacement(
   const plugin = await loadPlugin(spec, true);
   const typed = parseOptions(id, allOptions(plugin), spec.options);
   for (const name of spec.options.keys()) {
-    if (!Object.hasOwn(plugin.options, name)) {
+    if (!isOwnOption(plugin, name)) {
       throw new CliError(
         `option "${name}" of device "${id}" stays: a device that is replaced keeps its place and what it is connected to`,
       );
@@ -53,6 +53,17 @@ export async function planReplacement(
       Object.entries(typed).filter(([name]) => spec.options.has(name)),
     ),
   };
+}
+
+/**
+ * Whether an option is the device's own, not of its backend nor of its place.
+ *
+ * @param plugin The device's plugin.
+ * @param name The option.
+ */
+export function isOwnOption(plugin: Plugin, name: string): boolean {
+  const backend = plugin.backend ? BACKEND_OPTIONS[plugin.backend] : {};
+  return Object.hasOwn(plugin.options, name) && !Object.hasOwn(backend, name);
 }
 
 /** What the user changes of the devices of a snapshot. */

@@ -29,7 +29,7 @@ import { allOptions, BACKEND_OPTIONS, COMMON_OPTIONS } from "./backends.ts";
 import { absoluteSpecifier, loadPlugin } from "./devices.ts";
 import { CliError, reason } from "./errors.ts";
 import { ImagePins, planImage } from "./images.ts";
-import { parseChanges } from "./replacement.ts";
+import { isOwnOption, parseChanges } from "./replacement.ts";
 import type { PlannedDevice } from "./setup.ts";
 
 /** A snapshot file that is open. */
@@ -145,9 +145,9 @@ export async function planSnapshot(
   for (const device of manifest.devices) {
     const { id } = device;
     const replaced = changed.replaced.get(id);
-    const rebound = changed.rebound.get(id);
     const plugin = await attempt(() => pluginFor(device, replaced));
     if (plugin === undefined) continue;
+    const rebound = reboundTo(plugin, changed.rebound.get(id), replaced);
     await attempt(() => {
       const saved = components.find((component) => component.id === id);
       if (saved === undefined) {
@@ -215,9 +215,24 @@ function ownOptions(
     Object.hasOwn(known, name)
   );
   const given = Object.entries(
-    parseOptions(id, plugin.options, replaced.options),
-  ).filter(([name]) => replaced.options.has(name));
+    parseOptions(id, allOptions(plugin), replaced.options),
+  ).filter(([name]) => replaced.options.has(name) && isOwnOption(plugin, name));
   return Object.fromEntries([...kept, ...given]);
+}
+
+/** What a device is to be connected to: `--dev`, and before it what `--replace` says of it. */
+function reboundTo(
+  plugin: Plugin,
+  rebound: DeviceSpec | undefined,
+  replaced: DeviceSpec | undefined,
+): DeviceSpec | undefined {
+  const known = plugin.backend ? BACKEND_OPTIONS[plugin.backend] : {};
+  const given = [...replaced?.options ?? []].filter(([name]) =>
+    Object.hasOwn(known, name)
+  );
+  if (given.length === 0) return rebound;
+  const options = new Map([...given, ...rebound?.options ?? []]);
+  return { name: plugin.name, options };
 }
 
 /** Changes what a device is connected to. */

@@ -94,6 +94,11 @@ Deno.test("a snapshot is restored with other backends and other plugins", async 
     ];
     const check = await diapause("check", file, ...changes);
     assertEquals([check.code, check.stderr], [0, ""]);
+    const other = await diapause(
+      ...["check", file, "--replace"],
+      `virtio-blk0=virtio-blk:image=${moved}:serial=new`,
+    );
+    assertEquals([other.code, other.stderr], [0, ""]);
     const second = new Session("--restore", file, ...changes);
     await second.type("");
     const { code, stdout, stderr } = await second.end();
@@ -119,6 +124,12 @@ Deno.test("a snapshot is restored with other backends and other plugins", async 
       back.stderr,
       'of the schema "uart", and this build reads up to',
     );
+    const moving = await diapause(
+      ...["ctl", socket, "replace-device", "virtio-blk0"],
+      `${BLK}:image=elsewhere`,
+    );
+    assertEquals(moving.code, 1);
+    assertStringIncludes(moving.stderr, 'option "image" of device');
     assertEquals((await diapause("ctl", socket, "quit")).code, 0);
     assertEquals((await third.end()).code, 0);
     assertEquals(await Deno.readTextFile(console), "");
