@@ -275,6 +275,40 @@ Deno.test("--control takes the place of a dead machine's socket, but not of a li
     await refused(`${directory}/text`, "no socket");
     assertEquals(await Deno.readTextFile(`${directory}/text`), "mine");
     await refused(`${directory}/none/control`, "cannot listen on");
+    await refused(`${directory}/${"x".repeat(100)}`, "expected at most 107");
     next.kill("SIGTERM");
     await next.output();
   }, CODE.idle));
+
+Deno.test("SIGUSR2 saves a machine, each time", () =>
+  withMachine(
+    async ({ directory, args }) => {
+      const [program, ...first] = COMMAND;
+      const file = `${directory}/snapshot`;
+      const child = new Deno.Command(program, {
+        args: [...first, ...args, "--snapshot", file],
+        stdin: "null",
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn();
+      const output = child.stdout.pipeThrough(new TextDecoderStream())
+        .getReader();
+      const lines = child.stderr.pipeThrough(new TextDecoderStream())
+        .getReader();
+      assertEquals((await output.read()).value, "a");
+      for (let i = 0; i < 2; i++) {
+        child.kill("SIGUSR2");
+        assertEquals(
+          (await lines.read()).value,
+          `diapause: saved to "${file}"\n`,
+        );
+        await Deno.remove(file);
+      }
+      child.kill("SIGTERM");
+      await child.status;
+      await output.cancel();
+      await lines.cancel();
+    },
+    CODE.print("a"),
+    CODE.idle,
+  ));

@@ -55,6 +55,8 @@ export const MAX_MESSAGE = 1 << 20;
 /** Bytes that wait for a client to read them at most; a client with more is cut off. */
 export const MAX_UNREAD = 1 << 20;
 const OWNER_ONLY = 0o177;
+/** Bytes of a socket's path at most: sun_path with its end (unix(7)). */
+const MAX_PATH = 107;
 /** How long the last messages may take when the machine ends, in milliseconds. */
 const FAREWELL_MS = 200;
 const HANDSHAKE = "qmp_capabilities";
@@ -252,6 +254,12 @@ class Dispatcher {
 
 /** Makes sure that a path is free, or has a socket on which nobody listens. */
 async function requireFree(path: string): Promise<void> {
+  const length = new TextEncoder().encode(path).length;
+  if (length > MAX_PATH) {
+    throw new Error(
+      `the path has ${length} bytes: expected at most ${MAX_PATH}, all that a socket's may have`,
+    );
+  }
   let found: Deno.FileInfo;
   try {
     found = await Deno.lstat(path);
