@@ -89,6 +89,12 @@ Deno.test("a parent that is missing, damaged or another snapshot is named", asyn
       `${folder}/three`,
       `cannot open the snapshot "${folder}/three": parent "two": parent "one": there is no file "${folder}/one": put it back`,
     );
+    await Deno.mkdir(`${folder}/one`);
+    await refused(
+      `${folder}/two`,
+      `parent "one": "${folder}/one" cannot be opened: it is a folder: put it back`,
+    );
+    await Deno.remove(`${folder}/one`);
     await Deno.writeFile(`${folder}/one`, one.subarray(0, one.length - 100));
     await refused(`${folder}/two`, 'parent "one": ');
     // Another one of the same name, in the same place.

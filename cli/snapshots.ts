@@ -64,9 +64,11 @@ export async function openSnapshot(path: string): Promise<OpenSnapshot> {
     try {
       return await open(file);
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      const what = error instanceof Deno.errors.NotFound
+        ? `there is no file "${file}"`
+        : `"${file}" cannot be opened: ${reason(error)}`;
       throw new SnapshotError(
-        `there is no file "${file}": put it back, or use a snapshot that builds on none`,
+        `${what}: put it back, or use a snapshot that builds on none`,
       );
     }
   };
