@@ -286,6 +286,7 @@ export async function run(options: RunOptions): Promise<number> {
     const trace = openTrace(kinds, options.traceFile);
     closers.push(() => trace.close());
     const host: ChardevHost = {
+      isRestored: snapshot !== undefined,
       escape: {
         quit: end,
         help: () => console.error(ESCAPE_HELP),

@@ -204,3 +204,18 @@ Deno.test("openChardev says what a backend may be", async () => {
   await refused("unix=", "write backend=unix=PATH");
   await refused("null=x", "write backend=null");
 });
+
+Deno.test("file keeps what a restored guest has written before", async () => {
+  const path = await Deno.makeTempFile();
+  for (const [isRestored, text] of [[false, "one "], [true, "two"]] as const) {
+    const chardev = await openChardev(`file=${path}`, "uart0", {
+      isRestored,
+      escape: { quit() {}, help() {} },
+      notify() {},
+    });
+    chardev.write(new TextEncoder().encode(text));
+    await chardev.close();
+  }
+  assertEquals(await Deno.readTextFile(path), "one two");
+  await Deno.remove(path);
+});

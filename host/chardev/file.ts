@@ -22,13 +22,19 @@ export class FileChardev implements Chardev {
    * Creates the file, or empties it.
    *
    * @param path Where.
+   * @param append Goes on after what is in the file: it is that of the guest's earlier life.
    * @returns The chardev.
    * @throws {ChardevError} If the file cannot be written.
    */
-  static open(path: string): FileChardev {
+  static open(path: string, append = false): FileChardev {
     try {
       return new FileChardev(
-        Deno.openSync(path, { write: true, create: true, truncate: true }),
+        Deno.openSync(path, {
+          create: true,
+          append,
+          write: true,
+          truncate: !append,
+        }),
       );
     } catch (cause) {
       throw new ChardevError(

@@ -8,6 +8,8 @@ export { type Chardev, ChardevError } from "./types.ts";
 
 /** What chardevs may need of the program. */
 export interface ChardevHost {
+  /** The guest goes on from a snapshot: what it has written to files stays. */
+  isRestored?: boolean;
   /** What the keys after Ctrl-A do. */
   escape: EscapeCommands;
   /**
@@ -74,7 +76,10 @@ export async function openChardev(
       return chardev;
     }
     case "file":
-      return (await import("./file.ts")).FileChardev.open(path!);
+      return (await import("./file.ts")).FileChardev.open(
+        path!,
+        host.isRestored,
+      );
     case "unix":
       return await (await import("./unix.ts")).UnixChardev.open(path!);
     case "pty": {
