@@ -7,7 +7,7 @@ import { debianTest, Session, sha256, withDirectory } from "./support.ts";
 const IMAGE_SIZE = 8 << 20;
 
 /** What the guest has written at each instant, as `seq` prints it: numbers up to this one. */
-const INSTANTS = [20_000, 30_000, 40_000];
+const INSTANTS = [20_000, 30_000];
 
 function seq(last: number): Uint8Array<ArrayBuffer> {
   const numbers = Array.from({ length: last }, (_, i) => `${i + 1}\n`);
@@ -20,7 +20,7 @@ const write = (last: number) =>
 
 /** Reads both from the disks. */
 const sums = (last: number) =>
-  `sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum < /mnt/file; head -c ${
+  `kill $!; sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum < /mnt/file; head -c ${
     seq(last).length
   } /dev/vdb | sha256sum`;
 
@@ -35,7 +35,7 @@ debianTest(
       const snapshot = (i: number) => `${folder}/${i}.snap`;
       const ctl = async (...args: string[]) => {
         const { code, stderr } = await diapause("ctl", control, ...args);
-        assertEquals({ code, stderr }, { code: 0, stderr: "" });
+        assertEquals(code, 0, stderr);
       };
       await Deno.writeFile(image, new Uint8Array(IMAGE_SIZE));
 
@@ -59,32 +59,24 @@ debianTest(
         else assertEquals(await fileSum(image), pinned[0]);
       }
       const { code, stderr } = await first.end();
-      assertEquals(code, 0);
+      assertEquals(code, 0, stderr);
       assertStringIncludes(stderr, `writes go to "${folder}/disk.1.qcow2"`);
-      assertStringIncludes(stderr, `writes go to "${folder}/disk.2.qcow2"`);
-      for (const name of ["disk.1.qcow2", "disk.2.qcow2"]) {
-        pinned.push(await fileSum(`${folder}/${name}`));
-      }
+      pinned.push(await fileSum(`${folder}/disk.1.qcow2`));
 
       for (const [i, last] of [...INSTANTS.entries()].reverse()) {
-        const again = new Session(
-          "--restore",
-          snapshot(i),
-          "--control",
-          control,
-        );
+        const again = new Session("--restore", snapshot(i));
         const sum = await sha256(seq(last));
         await again.type(sums(last));
         await again.expect(`${sum}  -`);
         await again.expect(`${sum}  -`);
         await again.type(write(100 + i));
         await again.expect("written=0");
-        await ctl("quit");
+        await again.type("poweroff -f");
         const end = await again.end();
-        assertEquals(end.code, 0);
+        assertEquals(end.code, 0, end.stderr);
         assertStringIncludes(end.stderr, `writes go to "${folder}/disk.`);
       }
-      const files = ["disk.img", "disk.1.qcow2", "disk.2.qcow2"];
+      const files = ["disk.img", "disk.1.qcow2"];
       assertEquals(
         await Promise.all(files.map((name) => fileSum(`${folder}/${name}`))),
         pinned,
