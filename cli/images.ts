@@ -6,7 +6,7 @@ import type { Pin } from "../host/block/mod.ts";
 import { examineOther, findImage } from "../host/block/recorded.ts";
 import type { OptionValue } from "../core/plugin.ts";
 import type { ManifestImage } from "../snapshot/container.ts";
-import { CliError } from "./errors.ts";
+import { CliError, reason } from "./errors.ts";
 import type { PlannedDevice } from "./setup.ts";
 
 /** The images of a machine that is being saved. */
@@ -92,15 +92,16 @@ export async function planImage(
       `image "${path}" takes the place of a disk in memory, whose content is left out`,
     );
   }
-  const found = isGiven
-    ? await examineOther(
-      recorded,
-      path,
-      backend.format === undefined
-        ? await formatOf(path)
-        : knownFormat(String(backend.format), path),
-    )
-    : await findImage(recorded, snapshot);
+  const find = async () => {
+    if (!isGiven) return await findImage(recorded, snapshot);
+    const format = backend.format === undefined
+      ? await formatOf(path)
+      : knownFormat(String(backend.format), path);
+    return await examineOther(recorded, path, format);
+  };
+  const found = await find().catch((cause) => {
+    throw new CliError(say(reason(cause)), undefined, { cause });
+  });
   const { problem, note } = found;
   if (problem !== undefined) {
     const why = recorded.pinned

@@ -31,7 +31,11 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
-const date = (ms: number) => new Date(ms).toISOString();
+/** A time for people; as it is where it cannot be one, for a snapshot may say anything. */
+function date(ms: number): string {
+  const time = new Date(ms);
+  return Number.isNaN(time.getTime()) ? `${ms}` : time.toISOString();
+}
 
 /** Compares a file with what the snapshot says of it. */
 async function compare(
