@@ -166,17 +166,18 @@ export class ImageBuilder {
     hash ??= hashPage(content);
     if (hash === 0) return this.#enter(page, 0);
     const known = this.#known.get(hash);
-    if (known !== undefined) {
-      const other = this.#source.again(this.#origin[known - 1]);
-      if (other !== undefined && equalPages(content, other)) {
-        return this.#enter(page, known);
-      }
+    const other = known === undefined
+      ? undefined
+      : this.#source.again(this.#origin[known - 1]);
+    if (other !== undefined && equalPages(content, other)) {
+      return this.#enter(page, known!);
     }
     this.#block.set(content, at);
     this.#used++;
     this.stored++;
     this.#origin.push(page);
-    if (known === undefined) this.#known.set(hash, this.stored);
+    // What cannot be compared with any more makes room for what can.
+    if (other === undefined) this.#known.set(hash, this.stored);
     this.#enter(page, this.stored);
   }
 
