@@ -47,6 +47,9 @@ const DESTINATION_SHIFT = 24;
 /** Delivery modes whose level-triggered interrupts wait for an EOI: fixed and lowest priority. */
 const LOWEST_PRIORITY = 1;
 
+/** Inputs that have a line. */
+const LINES_WIRED = 2 ** INPUTS - 2;
+
 const ioapicState = schema("ioapic", 1, {
   select: u8(),
   id: u8({ max: ID_MASK }),
@@ -88,6 +91,8 @@ class IoApic implements Device {
         state.low.forEach((entry, i) =>
           checkBits(`low.${i}`, entry, LOW_WRITABLE | REMOTE_IRR)
         );
+        // Nothing is wired to input 0: the timer has input 2.
+        checkBits("lines", state.lines, LINES_WIRED);
         state.high.forEach((entry, i) =>
           checkBits(`high.${i}`, entry, HIGH_WRITABLE)
         );

@@ -122,6 +122,7 @@ Deno.test("ioapic refuses reserved bits", () => {
     Error,
     "low.2",
   );
+  assertThrows(() => restore({ ...state, lines: 1 }), Error, "lines");
   assertThrows(
     () => restore({ ...state, high: state.high.with(2, 1) }),
     Error,

@@ -25,7 +25,7 @@ import {
   u32,
   u8,
 } from "../../snapshot/schema.ts";
-import { checkBits, ticksAt, timeOfTick } from "./support.ts";
+import { check, checkBits, ticksAt, timeOfTick } from "./support.ts";
 
 const PMBASE = 0x600;
 const PORT_COUNT = 0x80;
@@ -47,14 +47,11 @@ const SMI_STS = 0x34;
 
 // PM1_STS (section 13.8.3.1); the enables in PM1_EN are in the same places.
 const TMR_STS = 0x0001;
-const BM_STS = 0x0010;
 const GBL_STS = 0x0020;
 const PWRBTN_STS = 0x0100;
 const RTC_STS = 0x0400;
-const PRBTNOR_STS = 0x0800;
-const WAK_STS = 0x8000;
-const PM1_STS_MASK = TMR_STS | BM_STS | GBL_STS | PWRBTN_STS | RTC_STS |
-  PRBTNOR_STS | WAK_STS;
+/** The events that this machine has. */
+const PM1_STS_SET = TMR_STS | PWRBTN_STS;
 const PM1_EN_MASK = TMR_STS | GBL_STS | PWRBTN_STS | RTC_STS;
 
 // PM1_CNT (section 13.8.3.3).
@@ -73,7 +70,6 @@ const APMC_EN = 0x20;
 const APM_STS = 0x20;
 /** All but reserved bits; EOS, bit 1, reads as one. */
 const SMI_EN_MASK = 0x0606_787f;
-const SMI_STS_MASK = 0x0c3f_ff7c;
 
 // Advanced power management (section 13.7.6).
 const APM_CNT = 0xb2;
@@ -294,11 +290,30 @@ class PowerManagement implements Device {
   }
 
   #restore(state: PmState): void {
-    checkBits("pm1Status", state.pm1Status, PM1_STS_MASK);
+    checkBits("pm1Status", state.pm1Status, PM1_STS_SET);
     checkBits("pm1Enable", state.pm1Enable, PM1_EN_MASK);
     checkBits("pm1Control", state.pm1Control, PM1_CNT_STORED);
     checkBits("smiEnable", state.smiEnable, SMI_EN_MASK);
-    checkBits("smiStatus", state.smiStatus, SMI_STS_MASK);
+    checkBits("smiStatus", state.smiStatus, APM_STS);
+    // Nothing raises a general purpose event.
+    state.gpeStatus.forEach((status, i) =>
+      checkBits(`gpeStatus.${i}`, status, 0)
+    );
+    const isAwaited = (state.pm1Enable & ~state.pm1Status & TMR_STS) !== 0;
+    const turn = (this.#presentHalfTurns + 1) * PM_TIMER_HALF;
+    const left = timeOfTick(turn, PM_TIMER_HERTZ) - this.#ctx.clock.now();
+    const remaining = state.timer?.remaining;
+    check(
+      isAwaited
+        ? remaining === left
+        // It is due, and its status is shown already.
+        : remaining === undefined || remaining === 0,
+      "timer",
+      String(remaining),
+      isAwaited
+        ? `${left}, when the highest bit changes`
+        : "not armed, since TMR_STS is set or not enabled",
+    );
     this.#pm1Status = state.pm1Status;
     this.#pm1Enable = state.pm1Enable;
     this.#pm1Control = state.pm1Control;

@@ -93,6 +93,23 @@ Deno.test("pmtimer refuses reserved bits", () => {
   const { save, restore } = createTestContext(pmtimer);
   const state = save();
   assertThrows(() => restore({ ...state, pm1Status: 2 }), Error, "pm1Status");
+  // Events that nothing here raises.
+  assertThrows(
+    () => restore({ ...state, pm1Status: 0x8000 }),
+    Error,
+    "pm1Status",
+  );
+  assertThrows(
+    () => restore({ ...state, gpeStatus: state.gpeStatus.with(3, 1) }),
+    Error,
+    "gpeStatus.3",
+  );
+  assertThrows(() => restore({ ...state, smiStatus: 4 }), Error, "smiStatus");
+  assertThrows(
+    () => restore({ ...state, timer: { remaining: 5 } }),
+    Error,
+    "timer",
+  );
   assertThrows(
     () => restore({ ...state, pm1Control: 0x2000 }),
     Error,

@@ -434,6 +434,14 @@ class Rtc implements Device {
   #restore(state: RtcState): void {
     checkBits("registerC", state.registerC, REG_C_MASK);
     checkBits("cmos.10", state.cmos[REG.A], REG_A_DV | REG_A_RS);
+    for (const register of [...CLOCK_REGISTERS, REG.C, REG.D]) {
+      check(
+        state.cmos[register] === 0,
+        `cmos.${register}`,
+        state.cmos[register],
+        "0, for the register is not kept in memory",
+      );
+    }
     check(
       (state.cmos[REG.B] & (REG_B_SET | REG_B_UIE)) !==
         (REG_B_SET | REG_B_UIE),

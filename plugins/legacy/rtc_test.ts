@@ -207,6 +207,11 @@ Deno.test("rtc refuses states that it cannot be in", () => {
   const state = save();
   assertThrows(() => restore({ ...state, registerC: 1 }), Error, "registerC");
   assertThrows(() => restore({ ...state, heldTime: 5 }), Error, "heldTime");
+  assertThrows(
+    () => restore({ ...state, cmos: state.cmos.with(4, 1) }),
+    Error,
+    "cmos.4",
+  );
   assertThrows(() => restore({ ...state, offset: 1e300 }), Error, "offset");
   assertThrows(() => restore({ ...state, sinceFlags: 9 }), Error, "sinceFlags");
 });

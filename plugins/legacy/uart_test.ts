@@ -256,7 +256,7 @@ Deno.test("uart refuses states that it cannot be in", () => {
     "receive",
   );
   assertThrows(
-    () => restore({ ...state, receive: [{ character: 1, errors: 4 }] }),
+    () => restore({ ...state, receive: [{ character: 1, errors: 0x10 }] }),
     Error,
     "receive[0].errors",
   );
@@ -282,8 +282,8 @@ Deno.test("uart refuses states that it cannot be in", () => {
 Deno.test("uart reads states of version 1, and refuses newer ones than it knows", () => {
   const { save, restore } = createTestContext(uart, { backend: new Line() });
   const state = save();
-  restore({ ...state, lineErrors: 4, receive: [0x441] }, 1);
-  assertEquals(save().receive, [{ character: 0x41, errors: 4 }]);
+  restore({ ...state, lineErrors: 0x10, receive: [0x1041] }, 1);
+  assertEquals(save().receive, [{ character: 0x41, errors: 0x10 }]);
   assertThrows(
     () => restore(state, 3),
     Error,
