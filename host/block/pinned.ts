@@ -121,9 +121,11 @@ export class PinnedBlock implements BlockImage {
    */
   static async open(options: PinnedOptions): Promise<PinnedBlock> {
     const { format, readOnly = false, pin, restoredFrom } = options;
-    const path = resolve(options.path);
+    let path = resolve(options.path);
     const locks: ImageLock[] = [];
     try {
+      // Pins and overlays are those of the file, by whatever link it is reached. A device's links are what lasts.
+      if (await imageKind(path) === "file") path = await Deno.realPath(path);
       const files = await chainOf(path, format);
       let holder: Holder | undefined;
       if (!readOnly && pin !== false) {

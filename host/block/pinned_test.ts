@@ -236,6 +236,26 @@ Deno.test("an image that a snapshot refers to is kept by a machine that knows no
   });
 });
 
+Deno.test("an image is kept by whatever link it is opened", async () => {
+  await withDirectory(async (folder) => {
+    const base = `${folder}/disk.img`;
+    const bytes = noise(1 << 16);
+    await Deno.writeFile(base, bytes);
+    await Deno.mkdir(`${folder}/links`);
+    const link = `${folder}/links/system.img`;
+    await Deno.symlink(base, link);
+    const disk = await open(link);
+    await disk.pin(`${folder}/vm.snap`);
+    await disk.close();
+    const again = await open(base);
+    await again.write(0, new Uint8Array(SECTOR));
+    await again.close();
+    assertEquals(await Deno.readFile(base), bytes);
+    assertEquals(again.path, `${folder}/disk.1.qcow2`);
+    await assertRejects(() => open(link), MachineError, "disk.1.qcow2");
+  });
+});
+
 Deno.test("a snapshot that could not be replaced keeps its image", async () => {
   await withDirectory(async (folder) => {
     const base = `${folder}/disk.img`;

@@ -115,7 +115,8 @@ export async function findImage(
     );
   }
   const [{ path, relative, format, bytes }] = image.files;
-  const beside = resolve(dirname(resolve(snapshot)), relative);
+  const folder = await Deno.realPath(dirname(resolve(snapshot)));
+  const beside = resolve(folder, relative);
   let first: FoundImage | undefined;
   for (const candidate of new Set([path, beside])) {
     if (!await exists(candidate)) continue;
