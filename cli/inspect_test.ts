@@ -106,3 +106,36 @@ Deno.test("what is no snapshot is refused", async () => {
     }
   });
 });
+
+/** Where the first block of pages is (docs/snapshot-format.md, sections 1, 3 and 6). */
+function firstBlock(file: Uint8Array): number {
+  const view = new DataView(file.buffer, file.byteOffset);
+  const trailer = file.length - 48;
+  const chunks = Number(view.getBigUint64(trailer, true));
+  let payload = 16;
+  for (let entry = trailer - 48 * chunks; entry < trailer; entry += 48) {
+    const tag = String.fromCharCode(...file.subarray(entry, entry + 4));
+    if (tag === "PAGE") return payload;
+    payload += Number(view.getBigUint64(entry + 8, true));
+  }
+  throw new Error("the snapshot has no block of pages");
+}
+
+Deno.test("a damaged block of pages is named, before the guest runs or when it is touched", async () => {
+  await inDirectory(async (directory) => {
+    const file = `${directory}/vm.snap`;
+    await save(file, `${directory}/disk.img`, 3000);
+    const bytes = await Deno.readFile(file);
+    bytes[firstBlock(bytes) + 20] ^= 1;
+    await Deno.writeFile(file, bytes);
+    const damage = /chunk \d+ \(PAGE\) at byte \d+ is damaged/;
+    for (const command of [["check", file], ["--restore", file]]) {
+      const { code, stderr } = await diapause(...command);
+      assertEquals([code, damage.test(stderr)], [1, true], stderr);
+    }
+    const { code, stderr } = await diapause("--restore", file, "--lazy");
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, "memory cannot be loaded: chunk ");
+    assertEquals(damage.test(stderr), true, stderr);
+  });
+});
