@@ -173,6 +173,18 @@ export async function withDirectory(
 }
 
 /**
+ * A seed for random choices, printed; `DIAPAUSE_SEED` gives that of a run that failed.
+ */
+export function newSeed(): number {
+  const given = Deno.env.get("DIAPAUSE_SEED");
+  const seed = given === undefined
+    ? crypto.getRandomValues(new Uint32Array(1))[0]
+    : Number(given);
+  console.log(`DIAPAUSE_SEED=${seed}`);
+  return seed;
+}
+
+/**
  * Bytes that look random and are always the same.
  *
  * @param length How many.
