@@ -11,9 +11,11 @@ import type { Interrupts } from "./bus/irq.ts";
 import type { Clock } from "./clock.ts";
 import type { Completions } from "./completions.ts";
 import { checkOptions } from "./device_options.ts";
+import type { Entropy } from "./entropy.ts";
 import { type FaultSink, type Owner, PluginError } from "./fault.ts";
 import {
   type Backends,
+  type BlockBackend,
   type CharBackend,
   type CpuPort,
   type Device,
@@ -57,6 +59,8 @@ export interface Surroundings {
   readonly memory: DmaMemory;
   /** Virtual time. */
   readonly clock: Clock;
+  /** Randomness. */
+  readonly entropy: Entropy;
   /** Host work in flight. */
   readonly completions: Completions;
   /** What the chipset may ask of the machine. */
@@ -184,6 +188,7 @@ export class Instance {
       clock: around.clock.view(owner),
       machine: place.machine(),
       cpus: place.cpus(),
+      entropy: (target) => around.entropy.fill(target),
       backend: this.#backend(made.backend),
       snapshot: {
         register: ({ save, restore }) => {
@@ -210,6 +215,8 @@ export class Instance {
         return this.#charBackend(backend as CharBackend);
       case "net":
         return this.#netBackend(backend as NetBackend);
+      case "block":
+        return this.#place.block(backend as BlockBackend);
       default:
         return backend as Backends[keyof Backends];
     }

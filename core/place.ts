@@ -14,6 +14,7 @@ import { hex, type Owner } from "./fault.ts";
 import type { PciSlotFunction } from "./bus/pci_function.ts";
 import type { Surroundings } from "./instance.ts";
 import {
+  type BlockBackend,
   type CharBackend,
   type Claim,
   type CpuPort,
@@ -28,6 +29,7 @@ import {
   type PciFunction,
   type PortBuses,
   type PortPlace,
+  type RemovableMedia,
 } from "./plugin.ts";
 
 /** Something on a bus that one device has at a time. */
@@ -456,6 +458,45 @@ export class Place {
       },
       memory: machine.memory,
     };
+  }
+
+  /**
+   * The image of the device. Of a drive whose medium comes and goes, the machine's device is told.
+   *
+   * @param backend The image.
+   * @returns The same, as the device sees it.
+   */
+  block(backend: BlockBackend): BlockBackend {
+    const { media } = backend;
+    if (media === undefined) return backend;
+    const isLive = () => this.#live;
+    const own: RemovableMedia = {
+      get present() {
+        return media.present;
+      },
+      onChange: (listener) =>
+        void this.#share(
+          "the changes of its medium",
+          listener,
+          (shared) => media.onChange((event) => shared.target(event)),
+        ),
+      lock: (locked) => {
+        if (isLive()) media.lock(locked);
+      },
+      eject: () => {
+        if (isLive()) media.eject();
+      },
+      load: () => {
+        if (isLive()) media.load();
+      },
+    };
+    return new Proxy(backend, {
+      get(target, key) {
+        if (key === "media") return own;
+        const value = Reflect.get(target, key, target);
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
   }
 
   /**

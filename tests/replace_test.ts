@@ -2,6 +2,13 @@
 
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { CODE, diapause, kernelFile, Qmp } from "../cli/testing.ts";
+import { Machine } from "../core/machine.ts";
+import type { Plugin } from "../core/plugin.ts";
+import { MemoryBlock } from "../host/block/mod.ts";
+import { MemoryChardev } from "../host/chardev/memory.ts";
+import { openNone } from "../host/net/none.ts";
+import { BUILT_IN, PLATFORM } from "../plugins/mod.ts";
+import { toJson } from "../snapshot/schema.ts";
 import { debianTest, Session } from "./support.ts";
 
 const TESTDATA = new URL("./testdata/", import.meta.url).pathname;
@@ -138,3 +145,83 @@ Deno.test("a snapshot is restored with other backends and other plugins", async 
     await Deno.remove(kernel);
   }
 });
+
+/** A machine with every built-in device, and its console. */
+async function fullMachine(): Promise<
+  { machine: Machine; console: MemoryChardev }
+> {
+  const console = new MemoryChardev();
+  const names = [
+    ...PLATFORM,
+    ...Object.keys(BUILT_IN).filter((name) => !PLATFORM.includes(name)),
+  ];
+  const plugins = await Promise.all(names.map((name) => BUILT_IN[name]()));
+  // Controllers before what is plugged into them.
+  const order = (plugin: Plugin) => plugin.controller === undefined ? 0 : 1;
+  plugins.sort((a, b) => order(a) - order(b));
+  const machine = await Machine.create({
+    memory: 256 << 20,
+    clock: "instructions",
+    hostNow: () => performance.now(),
+    rtcBase: Date.UTC(2026, 0, 1),
+    devices: plugins.map((plugin) => ({
+      id: `${plugin.name}0`,
+      specifier: plugin.name,
+      plugin,
+      backend: plugin.name === "uart"
+        ? console
+        : plugin.backend === "char"
+        ? new MemoryChardev()
+        : plugin.backend === "block"
+        ? new MemoryBlock(1 << 20)
+        : plugin.backend === "net"
+        ? openNone()
+        : undefined,
+    })),
+  });
+  return { machine, console };
+}
+
+/** What is saved, in a form that can be compared. */
+function components(machine: Machine): unknown {
+  return machine.save().components.map(({ id, state }) => [id, toJson(state)]);
+}
+
+debianTest(
+  "every built-in device can be replaced by itself, and nothing shows",
+  async (guest) => {
+    const MOMENT = 300_000_017;
+    const FURTHER = 30_000_000;
+    const runTo = async (machine: Machine, end: number) => {
+      machine.maxInstructions = end;
+      assertEquals((await machine.run()).reason, "instructions");
+    };
+    const { machine, console } = await fullMachine();
+    await machine.boot({
+      kernel: { bytes: guest.kernel, label: guest.label },
+      initrd: { bytes: guest.initrd, label: "initramfs" },
+      cmdline: guest.cmdline,
+    });
+    await runTo(machine, MOMENT);
+    await machine.pause();
+    const { machine: copy, console: copyConsole } = await fullMachine();
+    copy.restore(machine.save());
+    await copy.pause();
+    const before = components(copy);
+    for (const { id, specifier } of copy.configuration.devices) {
+      const plugin = await BUILT_IN[specifier]();
+      await copy.replaceDevice(id, { plugin, specifier });
+      assertEquals(components(copy), before, id);
+    }
+    machine.resume();
+    copy.resume();
+    const printed = console.text().length;
+    const end = machine.cpu.retired + FURTHER;
+    await runTo(machine, end);
+    await runTo(copy, end);
+    assertEquals(copyConsole.text(), console.text().slice(printed));
+    assertEquals(await copy.stateHash(), await machine.stateHash());
+    await machine.close();
+    await copy.close();
+  },
+);
