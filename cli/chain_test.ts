@@ -166,14 +166,7 @@ Deno.test("a machine restored from a chain continues it", async () => {
 
 Deno.test("a chain that is too long or leads back to itself is refused", async () => {
   await withChain(["one"], async (folder, machine) => {
-    let grown = 1;
-    const grow = () =>
-      saveSnapshot(machine, [], `${folder}/${grown++}`, { incremental: true });
-    while (grown < 64) await grow();
-    await assertRejects(grow, CliError, "take a full one");
-    (await openSnapshot(`${folder}/63`)).close();
-
-    // What a writer could not make: a child of any hash, which names itself.
+    // What a writer would not make.
     const source = await openSource(`${folder}/one`);
     const { manifest, components } = await SnapshotReader.open(source, zstd);
     source.close();
@@ -193,11 +186,22 @@ Deno.test("a chain that is too long or leads back to itself is refused", async (
       });
       return hash;
     };
-    const hash = await child("long", {
-      path: "63",
-      hash: machine.baseline!.hash,
-    });
-    await refused(`${folder}/long`, "more than 64");
+    const { baseline } = machine;
+    let hash = baseline!.hash;
+    for (let depth = 1; depth <= 64; depth++) {
+      const path = depth === 1 ? "one" : `${depth - 1}`;
+      hash = await child(`${depth}`, { path, hash });
+    }
+    const longest = await openSnapshot(`${folder}/63`);
+    assertEquals(longest.files.length, 64);
+    longest.close();
+    await refused(`${folder}/64`, "more than 64 snapshots");
+    machine.baseline = { ...baseline!, depth: 63 };
+    await assertRejects(
+      () => saveSnapshot(machine, [], `${folder}/65`, { incremental: true }),
+      CliError,
+      "the last snapshot builds on 63 others, and a chain has at most 64: take a full one",
+    );
     await child("itself", { path: "itself", hash });
     await refused(`${folder}/itself`, 'parent "itself": ');
   });

@@ -317,7 +317,7 @@ export class SnapshotReader {
     }
     if (children.length + 1 >= MAX_CHAIN) {
       throw new SnapshotError(
-        `the snapshot builds on more than ${MAX_CHAIN} others: it is damaged; use another copy`,
+        `the chain of its parents has more than ${MAX_CHAIN} snapshots: it is damaged; use another copy`,
       );
     }
     try {
