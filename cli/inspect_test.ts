@@ -63,8 +63,8 @@ Deno.test("--restore goes on where --snapshot saved", async () => {
     assertEquals(json.manifest.memory, 16 << 20);
     assertEquals(json.components[0], {
       id: "machine",
-      schema: { name: "machine", version: 1 },
-      state: { retired: "3000" },
+      schema: { name: "machine", version: 2 },
+      state: { retired: "3000", entropy: "0" },
     });
   });
 });

@@ -23,6 +23,7 @@ import { Completions } from "./completions.ts";
 import { applyBootState } from "./cpu/boot_state.ts";
 import { Cpu, Engine } from "./cpu/cpu.ts";
 import { VcpuPort } from "./cpu_port.ts";
+import { Entropy } from "./entropy.ts";
 import type { Owner, PluginError } from "./fault.ts";
 import { type AnyPlugin, Instance, type Surroundings } from "./instance.ts";
 import type { AbsentPages } from "./memory/absent.ts";
@@ -113,6 +114,12 @@ export class Machine {
    */
   readonly clock: Clock;
   /**
+   * Randomness for devices.
+   *
+   * @internal
+   */
+  readonly entropy: Entropy;
+  /**
    * The vCPU.
    *
    * @internal
@@ -176,6 +183,7 @@ export class Machine {
       nsPerInstruction: options.nsPerInstruction,
       rtcBase: options.rtcBase,
     }, fault);
+    this.entropy = new Entropy(this.clock.mode);
     this.#completions = new Completions(this.clock, fault);
     this.#completions.onReady = () => this.#notify();
     this.#completions.onAwaited = () => {
@@ -237,6 +245,7 @@ export class Machine {
       interrupts: this.interrupts,
       memory: this.memory,
       clock: this.clock,
+      entropy: this.entropy,
       completions: this.#completions,
       cpus: [port],
       fault,

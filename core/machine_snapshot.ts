@@ -53,9 +53,13 @@ export interface MachineState {
 }
 
 /** State of the machine itself. */
-export const machineSchema = schema("machine", 1, {
+export const machineSchema = schema("machine", 2, {
   /** Instructions that the vCPU has retired. */
   retired: u64(),
+  /** The generator of random bytes. */
+  entropy: u64(),
+}, {
+  1: (old) => ({ ...old as { retired: bigint }, entropy: 0n }),
 });
 
 /** Ids that the machine itself has; no device may have them. */
@@ -96,7 +100,10 @@ function component<T>(
 function saveComponents(machine: Machine): ComponentState[] {
   const { cpu } = machine;
   return [
-    component(MACHINE, machineSchema, { retired: BigInt(cpu.retired) }),
+    component(MACHINE, machineSchema, {
+      retired: BigInt(cpu.retired),
+      entropy: machine.entropy.save(),
+    }),
     component(CLOCK, clockSchema, machine.clock.save()),
     component(IRQ, irqSchema, machine.interrupts.save()),
     component(PCI, pciSchema, machine.pci.save()),
@@ -274,7 +281,7 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
   const clockState = state(CLOCK, clockSchema);
   const irqState = state(IRQ, irqSchema);
   const pciState = state(PCI, pciSchema);
-  const { retired } = state(MACHINE, machineSchema);
+  const { retired, entropy } = state(MACHINE, machineSchema);
   if (retired > BigInt(Number.MAX_SAFE_INTEGER)) {
     throw new SchemaError(
       "machine.retired",
@@ -292,6 +299,7 @@ export function restoreMachine(machine: Machine, saved: MachineState): void {
   if (saved.rom !== undefined) memory.setRom(saved.rom);
   cpu.retired = Number(retired);
   clock.restore(clockState);
+  machine.entropy.restore(entropy);
   interrupts.quietly(() => {
     interrupts.restore(irqState);
     pci.restore(pciState);

@@ -624,6 +624,11 @@ export interface DeviceContext<
   readonly machine: MachineControl;
   /** The vCPUs. */
   readonly cpus: readonly CpuPort[];
+  /**
+   * Fills an array with random bytes: the host's where time is real, so that no two machines share any, and those of
+   * the machine's own generator, which is saved, where time is made of instructions.
+   */
+  entropy(target: Uint8Array): void;
   /** The backend that the plugin's `backend` asked for. */
   readonly backend: Backends[B];
   /** Takes the callbacks that save and restore the device's state. */

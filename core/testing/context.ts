@@ -11,6 +11,7 @@ import { ECAM_BASE, Pci } from "../bus/pci.ts";
 import { Ports } from "../bus/ports.ts";
 import { Clock, type ClockMode } from "../clock.ts";
 import { Completions } from "../completions.ts";
+import { Entropy } from "../entropy.ts";
 import type { PluginError, TraceSinks } from "../fault.ts";
 import {
   type AnyPlugin,
@@ -189,6 +190,12 @@ export class TestContext {
    */
   readonly clock: Clock;
   /**
+   * Randomness.
+   *
+   * @internal
+   */
+  readonly entropy: Entropy;
+  /**
    * Host work in flight.
    *
    * @internal
@@ -260,6 +267,7 @@ export class TestContext {
       rtcBase: options.rtcBase ?? 0,
     }, fault);
     this.clock.resume();
+    this.entropy = new Entropy(this.clock.mode);
     // Answers of a backend overtake each other, as they do in real time.
     this.completions = new Completions(
       new Clock({ mode: "realtime" }, fault),
@@ -288,6 +296,7 @@ export class TestContext {
       interrupts: this.interrupts,
       memory: metered(this.memory, this.meter),
       clock: this.clock,
+      entropy: this.entropy,
       completions: this.completions,
       cpus: this.cpus,
       fault,
@@ -632,6 +641,7 @@ export class TestContext {
   continue(other: TestContext, restore: () => void): void {
     copyUsed(other.memory, this.memory);
     this.clock.restore(other.clock.save());
+    this.entropy.restore(other.entropy.save());
     this.meter.recent = [...other.meter.recent];
     this.chars.forEach((char, i) => char.continue(other.chars[i]));
     this.blocks.forEach((block, i) => block.continue(other.blocks[i]));
