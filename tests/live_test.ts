@@ -218,6 +218,21 @@ Deno.test("checkpoints of a guest that writes all the time are each what memory 
   });
 });
 
+Deno.test("a guest that writes faster than its snapshot waits for it", async () => {
+  const machine = await makeScribbler();
+  const seen: number[] = [];
+  machine.memory.keeper = {
+    keep() {},
+    get behind() {
+      seen.push(machine.cpu.retired);
+      return seen.length <= 3;
+    },
+  };
+  await runTo(machine, 1000);
+  assertEquals(seen.slice(0, 4), [0, 0, 0, 0]);
+  await machine.close();
+});
+
 Deno.test("two checkpoints at the same time are written one after the other", async () => {
   await withDirectory(async (folder) => {
     const machine = await makeScribbler();
