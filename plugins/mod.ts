@@ -33,6 +33,7 @@ export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
   e1000: loader(() => import("./e1000/e1000.ts")),
   "virtio-net": loader(() => import("./virtio/net.ts")),
   "virtio-blk": loader(() => import("./virtio/blk.ts")),
+  "virtio-rng": loader(() => import("./virtio/rng.ts")),
 };
 
 /**

@@ -42,6 +42,8 @@ export interface GoldenSnapshot {
   disks: Record<string, string>[];
   /** PIRQs that were driven from outside; none when absent. */
   pirqs?: boolean[];
+  /** State of the generator of random bytes, in decimal; 0 when absent. */
+  entropy?: string;
   /** Host input that the device had not taken. */
   input: number[][];
   /** What the later steps replied, in JSON form. */
@@ -116,6 +118,7 @@ export async function takeGolden(
     memory: sparse(ram(machine)),
     disks: machine.blocks.map(({ bytes }) => sparse(bytes)),
     pirqs: [...machine.drivenPirqs],
+    entropy: `${machine.entropy.save()}`,
     input: machine.chars.map(({ waiting }) => [...waiting]),
     replies: [],
   };
@@ -176,6 +179,7 @@ export async function continueGolden(
     schema.migrate(decoded(id), of(id).schema.version, { path: id });
   fill(ram(machine), golden.memory);
   machine.clock.restore(migrated("clock", clockSchema));
+  machine.entropy.restore(BigInt(golden.entropy ?? 0));
   machine.chars.forEach((char, i) => char.type(golden.input[i]));
   machine.blocks.forEach(({ bytes }, i) => fill(bytes, golden.disks[i]));
   const irq = migrated("irq", irqSchema);

@@ -386,12 +386,13 @@ export class VirtioPci {
           COMMON_LENGTH,
         ),
         virtioCapability(VIRTIO_PCI_CAP_ISR_CFG, MODERN_BAR, ISR_OFFSET, 1),
-        virtioCapability(
+        // Section 4.1.4.6: for the types of device that have any.
+        ...configLength === 0 ? [] : [virtioCapability(
           VIRTIO_PCI_CAP_DEVICE_CFG,
           MODERN_BAR,
           DEVICE_OFFSET,
           configLength,
-        ),
+        )],
         virtioCapability(
           VIRTIO_PCI_CAP_NOTIFY_CFG,
           MODERN_BAR,
