@@ -26,6 +26,9 @@ import {
 } from "./guest.ts";
 
 const HASH_BYTES = 32;
+/** Digits of a hash that messages show. */
+const SHOWN_DIGITS = 16;
+const HINT = "give --kernel or --guest with --restore";
 const ROLES = ["kernel", "initrd"] as const;
 type Role = typeof ROLES[number];
 
@@ -114,9 +117,24 @@ export class Boot {
    * @param options What the user asks to boot goes before what the snapshot names.
    * @param notify Takes what the user should know.
    * @returns What is to be booted after a reset.
-   * @throws {SchemaError} When the snapshot says something impossible.
+   * @throws {CliError} When the snapshot says something impossible.
    */
   static restore(
+    reader: SnapshotReader,
+    options: BootChoice,
+    notify: (message: string) => void,
+  ): Boot {
+    try {
+      return Boot.#restore(reader, options, notify);
+    } catch (cause) {
+      if (!(cause instanceof SchemaError)) throw cause;
+      throw new CliError(`cannot restore: ${reason(cause)}`, undefined, {
+        cause,
+      });
+    }
+  }
+
+  static #restore(
     reader: SnapshotReader,
     options: BootChoice,
     notify: (message: string) => void,
@@ -179,13 +197,16 @@ export class Boot {
     const { kernel, guest: named } = this.#options;
     if (kernel !== undefined || named !== undefined) {
       const guest = await chooseGuest(this.#options);
+      const before = this.#record;
       this.#record = undefined;
-      return guest;
+      const keepsCmdline = guest.name === before?.guest &&
+        this.#options.append === undefined;
+      return keepsCmdline ? { ...guest, cmdline: before!.cmdline } : guest;
     }
     const record = this.#record;
     if (record === undefined || record.files.length === 0) {
       throw new CliError(
-        "the snapshot does not say what was booted: give --kernel or --guest with --restore",
+        `the snapshot does not say what was booted: ${HINT}`,
       );
     }
     const guest = await this.#recorded(record);
@@ -195,13 +216,16 @@ export class Boot {
       if (before === undefined || file === undefined) continue;
       const now = describeFile(role, file, record.guest === null);
       if (now.sha256.toHex() === before.sha256.toHex()) continue;
-      this.#notify(
-        `the guest boots again, but not as before: ${role} "${now.path}" has ${now.size} bytes and SHA-256 ${
-          now.sha256.toHex().slice(0, 16)
-        }…, and that of the snapshot, "${before.path}", had ${before.size} and ${
-          before.sha256.toHex().slice(0, 16)
-        }…`,
-      );
+      const change = `${role} "${now.path}" has ${now.size} bytes and SHA-256 ${
+        now.sha256.toHex().slice(0, SHOWN_DIGITS)
+      }…, and that of the snapshot, "${before.path}", had ${before.size} and ${
+        before.sha256.toHex().slice(0, SHOWN_DIGITS)
+      }…`;
+      // A snapshot from elsewhere must not show its guest any file that it names.
+      if (record.guest === null) {
+        throw new CliError(`${change}: ${HINT}`);
+      }
+      this.#notify(`the guest boots again, but not as before: ${change}`);
     }
     return guest;
   }
@@ -209,7 +233,6 @@ export class Boot {
   /** The guest that a snapshot names, its command line as it was. */
   async #recorded(record: Omit<SessionState, "exec">): Promise<Guest> {
     const { guest, files, cmdline } = record;
-    const hint = "give --kernel or --guest with --restore";
     try {
       if (guest === "debian" || guest === "monitor") {
         const made = await chooseGuest({ guest });
@@ -226,7 +249,7 @@ export class Boot {
       if (kernel === undefined) throw new CliError("there is no kernel");
       return { name: null, kernel, initrd: await read("initrd"), cmdline };
     } catch (error) {
-      throw new CliError(`${reason(error)}: ${hint}`, undefined, {
+      throw new CliError(`${reason(error)}: ${HINT}`, undefined, {
         cause: error,
       });
     }
