@@ -26,7 +26,7 @@ export const GUEST_MODULES: readonly string[] = [
   "usb_storage",
   "ext4",
   "crc32c_generic",
-  "iso9660",
+  "isofs",
   "vfat",
   "nls_ascii",
   "nls_cp437",
