@@ -17,7 +17,7 @@ import { MemoryBlock } from "../host/block/memory.ts";
 import { MemoryChardev } from "../host/chardev/memory.ts";
 import { BUILT_IN, PLATFORM } from "../plugins/mod.ts";
 import { SchemaError } from "../snapshot/schema.ts";
-import { debianTest, noise } from "./support.ts";
+import { debianTest, newSeed, noise } from "./support.ts";
 
 const MEMORY = 128 << 20;
 const DISK_BYTES = 1 << 20;
@@ -125,15 +125,6 @@ async function runTo(machine: Machine, instructions: number): Promise<void> {
   machine.maxInstructions = instructions;
   const result = await machine.run();
   assertEquals(result.reason, "instructions");
-}
-
-function newSeed(): number {
-  const given = Deno.env.get("DIAPAUSE_SEED");
-  const seed = given === undefined
-    ? crypto.getRandomValues(new Uint32Array(1))[0]
-    : Number(given);
-  console.log(`DIAPAUSE_SEED=${seed}`);
-  return seed;
 }
 
 /** What the vCPU does at some moment. */

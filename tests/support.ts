@@ -67,6 +67,11 @@ export class Session {
     this.#stderr = new Response(this.#process.stderr).text();
   }
 
+  /** What the guest has printed, as far as it was read. */
+  get text(): string {
+    return this.#text;
+  }
+
   /**
    * Reads on until the guest has printed it, after what was expected before.
    *
