@@ -35,6 +35,17 @@ export function absoluteSpecifier(name: string): string {
 }
 
 /**
+ * Whether a specifier names code that is not built in and no file of this host. A snapshot may
+ * come from anywhere: what it names is not run unless the user names it too.
+ *
+ * @param specifier The specifier.
+ */
+export function isForeign(specifier: string): boolean {
+  return /^[a-z][a-z+.-]*:/i.test(specifier) &&
+    !specifier.toLowerCase().startsWith("file:");
+}
+
+/**
  * The specifier to import for a path or URL given by the user. With `fresh`, a file that has
  * changed since it was first imported has another, by its time.
  */

@@ -26,7 +26,7 @@ import {
 } from "../snapshot/container.ts";
 import { SchemaError } from "../snapshot/schema.ts";
 import { allOptions, BACKEND_OPTIONS, COMMON_OPTIONS } from "./backends.ts";
-import { absoluteSpecifier, loadPlugin } from "./devices.ts";
+import { absoluteSpecifier, isForeign, loadPlugin } from "./devices.ts";
 import { CliError, reason } from "./errors.ts";
 import { ImagePins, planImage } from "./images.ts";
 import { isOwnOption, parseChanges } from "./replacement.ts";
@@ -194,6 +194,11 @@ async function pluginFor(
   replaced: DeviceSpec | undefined,
 ): Promise<Plugin> {
   try {
+    if (replaced === undefined && isForeign(specifier)) {
+      throw new CliError(
+        `the snapshot names the code "${specifier}", which is not of this host: if you trust it, say --replace ${id}=SPEC`,
+      );
+    }
     const plugin = await loadPlugin(replaced ?? { name: specifier });
     if (replaced !== undefined || plugin.name === name) return plugin;
     throw new CliError(

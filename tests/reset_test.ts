@@ -154,3 +154,31 @@ Deno.test("check and restore name every blocker of a snapshot at once", async ()
     await Deno.remove(kernel);
   }
 });
+
+Deno.test("code that a snapshot brings along is not run unless the user names it", async () => {
+  const directory = await Deno.makeTempDir();
+  const file = `${directory}/snapshot`;
+  const kernel = await kernelFile(LOOP);
+  const scratch = new URL("../cli/testdata/scratch.ts", import.meta.url);
+  const code = `data:text/javascript;base64,${
+    btoa(`export { default } from "${scratch}"`)
+  }`;
+  try {
+    const { code: saved, stderr } = await diapause(
+      ...["--kernel", kernel, "--mem", "16M", "--max-instructions", "9"],
+      ...["--dev", `${code.replaceAll(",", ",,")}:id=mine`],
+      ...["--snapshot", file],
+    );
+    assertEquals([saved, stderr], [0, ""]);
+    const check = await diapause("check", file);
+    assertEquals(check.code, 1);
+    assertStringIncludes(check.stderr, 'device "mine": the snapshot names');
+    const named = await diapause(
+      ...["check", file, "--replace", `mine=${code.replaceAll(",", ",,")}`],
+    );
+    assertEquals([named.code, named.stderr], [0, ""]);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+    await Deno.remove(kernel);
+  }
+});
