@@ -19,7 +19,12 @@ import {
   toTable,
 } from "./report.ts";
 import { BenchError } from "./session.ts";
-import { Equipment, type Workload, WORKLOADS } from "./workloads.ts";
+import {
+  Equipment,
+  type RowsWorkload,
+  type Workload,
+  WORKLOADS,
+} from "./workloads.ts";
 
 const EXIT_FAILED = 1;
 
@@ -30,7 +35,9 @@ const EXIT_FAILED = 1;
  * @returns The workloads, in the order in which they are measured.
  * @throws {ValidationError} If a name is unknown.
  */
-export function selectWorkloads(only: string | undefined): Workload[] {
+export function selectWorkloads(
+  only: string | undefined,
+): (Workload | RowsWorkload)[] {
   if (only === undefined) return [...WORKLOADS];
   const known = WORKLOADS.map(({ name }) => name);
   const names = only.split(",").map((name) => name.trim());
@@ -110,14 +117,11 @@ async function bench(
   const rows: Row[] = [];
   for (const workload of workloads) {
     note(`${workload.name}: ${workload.summary}`);
+    const { repeat } = options;
     rows.push(
-      await measureWorkload(
-        workload,
-        options.repeat,
-        systems,
-        equipment,
-        note,
-      ),
+      ...("rows" in workload
+        ? await workload.rows(equipment, repeat, note)
+        : [await measureWorkload(workload, repeat, systems, equipment, note)]),
     );
   }
   console.log(options.json ? toJson(rows) : toTable(rows));

@@ -15,8 +15,14 @@ import { IN_GUEST, script } from "./script.ts";
 
 const ROOT = new URL("..", import.meta.url);
 
-/** Runs a module of this project. */
-function denoRun(module: string, args: readonly string[]): CommandLine {
+/**
+ * How to run a module of this project.
+ *
+ * @param module The module, from the project's folder.
+ * @param args Its arguments.
+ * @returns The command line.
+ */
+export function denoRun(module: string, args: readonly string[]): CommandLine {
   const url = new URL(module, ROOT);
   return {
     command: Deno.execPath(),

@@ -14,7 +14,8 @@ import {
   type SessionOptions,
 } from "./session.ts";
 
-const PROGRAM = "qemu-system-x86_64";
+/** QEMU's program. */
+export const PROGRAM = "qemu-system-x86_64";
 const BASE_ARGUMENTS: readonly string[] = [
   ...["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "Nehalem"],
   ...["-m", "512", "-nographic", "-no-reboot", "-nic", "none", "-vga", "none"],

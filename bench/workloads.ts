@@ -26,7 +26,7 @@ import {
   qemuVersion,
   runQemu,
 } from "./qemu.ts";
-import type { Sample, System, Unit } from "./report.ts";
+import type { Row, Sample, System, Unit } from "./report.ts";
 import {
   AWK,
   IDLE,
@@ -39,6 +39,8 @@ import {
 } from "./script.ts";
 import { BenchError, type Session, type SessionOptions } from "./session.ts";
 import { readLargestMapping } from "./process.ts";
+import { ALIVE } from "./live_guest.ts";
+import { measureSnapshots } from "./snapshot.ts";
 
 const PER_MILLION = 1e-6;
 const PER_CENT = 100;
@@ -128,6 +130,27 @@ export interface Workload {
   measure: Partial<
     Record<System, (equipment: Equipment) => Promise<Sample> | Sample>
   >;
+}
+
+/** A workload with several rows. */
+export interface RowsWorkload {
+  /** Its name, for `--only`. */
+  name: string;
+  /** What is measured. */
+  summary: string;
+  /**
+   * Measures it on all systems.
+   *
+   * @param equipment What they need.
+   * @param repeat How often; the best counts.
+   * @param note Is told what is measured.
+   * @returns The rows.
+   */
+  rows(
+    equipment: Equipment,
+    repeat: number,
+    note: (text: string) => void,
+  ): Promise<Row[]>;
 }
 
 /** A workload that is a script in the Debian guest. */
@@ -317,8 +340,21 @@ const start: Workload = {
   },
 };
 
+const snapshot: RowsWorkload = {
+  name: "snapshot",
+  summary:
+    "saving and restoring a Debian guest: the pause, the two times and the file",
+  rows: async (equipment, repeat, note) =>
+    await measureSnapshots(
+      equipment.directory,
+      await equipment.debian(ALIVE),
+      repeat,
+      note,
+    ),
+};
+
 /** Every workload, in the order in which they are measured. */
-export const WORKLOADS: readonly Workload[] = [
+export const WORKLOADS: readonly (Workload | RowsWorkload)[] = [
   start,
   scripted(
     "boot",
@@ -339,4 +375,5 @@ export const WORKLOADS: readonly Workload[] = [
     IDLE,
     readIdle,
   ),
+  snapshot,
 ];
