@@ -445,7 +445,10 @@ export class Machine {
       const result = this.#slice();
       if (result === "shutdown") {
         this.#finish({ reason: "triple-fault", state: this.cpu.describe() });
-      } else if (result === "halted" && this.#end === undefined) {
+      } else if (
+        result === "halted" && this.#end === undefined &&
+        this.cpu.retired < this.#limit
+      ) {
         await this.#idle(turn);
       }
       const now = hostNow();
