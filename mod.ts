@@ -45,7 +45,12 @@ export {
   type TestContextOptions,
   TestCpu,
 } from "./core/testing/context.ts";
-export { TestBlock, TestChar, TestNet } from "./core/testing/backends.ts";
+export {
+  TestBlock,
+  TestChar,
+  TestDisplay,
+  TestNet,
+} from "./core/testing/backends.ts";
 export {
   type Companion,
   type GoldenComponent,

@@ -24,6 +24,7 @@ export const BACKEND_OPTIONS: Readonly<
         "the console: stdio, null, file=PATH, unix=PATH or pty (the first device without it has stdio, others null)",
     },
   },
+  display: {},
   net: {
     net: {
       type: "string",
@@ -165,6 +166,10 @@ export async function openBackend(
     const { openNet } = await import("../host/net/mod.ts");
     const net = await openNet(options, id, host.notify);
     return { backend: net, close: () => net.close() };
+  }
+  if (kind === "display") {
+    const { Display } = await import("../host/display/display.ts");
+    return { backend: new Display(), close: () => Promise.resolve() };
   }
   const { openBlock, PinnedBlock } = await import("../host/block/mod.ts");
   const { notify } = host;

@@ -20,6 +20,7 @@ import {
   type CpuPort,
   type Device,
   type DeviceContext,
+  type DisplayBackend,
   type DmaMemory,
   type FirmwareNode,
   type MachineControl,
@@ -27,7 +28,9 @@ import {
   type NetBackend,
   type OptionSpec,
   type OptionValue,
+  type Picture,
   type Plugin,
+  type Rectangle,
 } from "./plugin.ts";
 import { adoptState } from "./adopt.ts";
 import { Place } from "./place.ts";
@@ -215,11 +218,30 @@ export class Instance {
         return this.#charBackend(backend as CharBackend);
       case "net":
         return this.#netBackend(backend as NetBackend);
+      case "display":
+        return this.#displayBackend(backend as DisplayBackend);
       case "block":
         return this.#place.block(backend as BlockBackend);
       default:
         return backend as Backends[keyof Backends];
     }
+  }
+
+  #displayBackend(backend: DisplayBackend): DisplayBackend {
+    const own = this.#place.display(backend);
+    const guarded = (picture: Picture): Picture => ({
+      width: picture.width,
+      height: picture.height,
+      get pixels() {
+        return picture.pixels;
+      },
+      update: () => {
+        let changed: readonly Rectangle[] = [];
+        this.#guard("display", () => changed = picture.update());
+        return changed;
+      },
+    });
+    return { show: (picture) => own.show(guarded(picture)) };
   }
 
   #netBackend(backend: NetBackend): NetBackend {
@@ -248,9 +270,16 @@ export class Instance {
 
   #charBackend(backend: CharBackend): CharBackend {
     const own = this.#place.char(backend);
+    const told = (operation: string, listener: () => void) => () => {
+      this.#guard(operation, listener);
+      this.#around.wake();
+    };
     return {
       write: own.write,
       ready: own.ready,
+      get size() {
+        return own.size;
+      },
       onInput: (accept) =>
         own.onInput((bytes) => {
           let taken = bytes.length;
@@ -258,11 +287,8 @@ export class Instance {
           this.#around.wake();
           return taken;
         }),
-      onDrain: (listener) =>
-        own.onDrain(() => {
-          this.#guard("host output", listener);
-          this.#around.wake();
-        }),
+      onDrain: (listener) => own.onDrain(told("host output", listener)),
+      onResize: (listener) => own.onResize?.(told("console size", listener)),
     };
   }
 

@@ -18,6 +18,7 @@ import {
   type CharBackend,
   type Claim,
   type CpuPort,
+  type DisplayBackend,
   type InterruptFabric,
   type IrqLine,
   type IsaBus,
@@ -27,6 +28,7 @@ import {
   type NetBackend,
   type PciBus,
   type PciFunction,
+  type Picture,
   type PortBuses,
   type PortPlace,
   type RemovableMedia,
@@ -523,6 +525,15 @@ export class Place {
           listener,
           (shared) => backend.onDrain(() => shared.target()),
         ),
+      get size() {
+        return backend.size;
+      },
+      onResize: (listener) =>
+        void this.#share(
+          "the size of its console",
+          listener,
+          (shared) => backend.onResize?.(() => shared.target()),
+        ),
     };
   }
 
@@ -559,6 +570,28 @@ export class Place {
           listener,
           (shared) => backend.onLink(() => shared.target()),
         ),
+    };
+  }
+
+  /**
+   * The display of the device: what it shows is seen as soon as it is the machine's device.
+   *
+   * @param backend Who looks.
+   * @returns The same, as the device sees it.
+   */
+  display(backend: DisplayBackend): DisplayBackend {
+    let shown: Picture | undefined;
+    this.#hold("its display", {
+      connect: () => {
+        if (shown !== undefined) backend.show(shown);
+      },
+      disconnect() {},
+    });
+    return {
+      show: (picture) => {
+        shown = picture;
+        if (this.#live) backend.show(picture);
+      },
     };
   }
 }

@@ -425,6 +425,18 @@ export interface CharBackend {
   ready(): void;
   /** The device is called when the backend can take bytes again after `write` returned false. */
   onDrain(listener: () => void): void;
+  /** The size of the terminal, where it is one. */
+  readonly size?: TerminalSize;
+  /** The device is called when {@linkcode size} changes. */
+  onResize?(listener: () => void): void;
+}
+
+/** What a terminal shows. */
+export interface TerminalSize {
+  /** Characters in a row. */
+  readonly columns: number;
+  /** Rows. */
+  readonly rows: number;
 }
 
 /** The operations of {@linkcode BlockBackend} for one that never waits: finished on return, throwing on an I/O error. */
@@ -532,6 +544,44 @@ export interface NetBackend {
   onLink(listener: () => void): void;
 }
 
+/** A part of a picture, in pixels. */
+export interface Rectangle {
+  /** Left edge. */
+  x: number;
+  /** Upper edge. */
+  y: number;
+  /** Pixels from the left edge to the right one. */
+  width: number;
+  /** Pixels from the upper edge to the lower one. */
+  height: number;
+}
+
+/** A picture that a display device keeps. Nothing is drawn until somebody looks. */
+export interface Picture {
+  /** Pixels a line. */
+  readonly width: number;
+  /** Lines. */
+  readonly height: number;
+  /** The pixels as of the last {@linkcode update}, line by line from the top: 0x00RRGGBB. */
+  readonly pixels: Uint32Array;
+  /**
+   * Brings {@linkcode pixels} up to date.
+   *
+   * @returns The parts that changed since the last call, at most 64; at the first call, the whole.
+   */
+  update(): readonly Rectangle[];
+}
+
+/** What a display device is connected to: somebody who may look at it. */
+export interface DisplayBackend {
+  /**
+   * The device has another picture from now on: another mode. It is called at the first reset, too, and after a restore.
+   *
+   * @param picture The picture, until the next call.
+   */
+  show(picture: Picture): void;
+}
+
 /** The backends a device may be given; which one is there follows from the plugin's `backend` kind. */
 export interface Backends {
   /** A character stream. */
@@ -540,6 +590,8 @@ export interface Backends {
   block: BlockBackend;
   /** A network. */
   net: NetBackend;
+  /** A display. */
+  display: DisplayBackend;
 }
 
 /** A value for one option of a plugin. */

@@ -4,7 +4,15 @@
  *
  * @module
  */
-import type { BlockBackend, CharBackend, NetBackend } from "../plugin.ts";
+import type {
+  BlockBackend,
+  CharBackend,
+  DisplayBackend,
+  NetBackend,
+  Picture,
+  Rectangle,
+  TerminalSize,
+} from "../plugin.ts";
 
 const SECTOR = 512;
 /** Size of a disk that says none. */
@@ -20,6 +28,22 @@ export class TestChar implements CharBackend {
   #full = false;
   #accept: (bytes: Uint8Array) => number = () => 0;
   #drained: () => void = () => {};
+  #size: TerminalSize | undefined;
+  #resized: () => void = () => {};
+
+  get size(): TerminalSize | undefined {
+    return this.#size;
+  }
+
+  /** Makes the other end a terminal of a size, or none. */
+  set size(size: TerminalSize | undefined) {
+    this.#size = size;
+    this.#resized();
+  }
+
+  onResize(listener: () => void): void {
+    this.#resized = listener;
+  }
 
   write(bytes: Uint8Array): boolean {
     for (const byte of bytes) this.sent.push(byte);
@@ -85,6 +109,7 @@ export class TestChar implements CharBackend {
    */
   continue(other: TestChar): void {
     this.#queue = [...other.#queue];
+    this.#size = other.#size;
   }
 }
 
@@ -316,6 +341,56 @@ export class TestNet implements NetBackend {
   continue(other: TestNet): void {
     this.#queue = [...other.#queue];
     this.#link = other.#link;
+  }
+}
+
+/** A display that the test looks at. */
+export class TestDisplay implements DisplayBackend {
+  #picture: Picture | undefined;
+
+  show(picture: Picture): void {
+    this.#picture = picture;
+  }
+
+  /**
+   * The picture of the present mode.
+   *
+   * @throws {TypeError} When the device shows none.
+   */
+  get picture(): Picture {
+    if (this.#picture === undefined) {
+      throw new TypeError("the device shows no picture");
+    }
+    return this.#picture;
+  }
+
+  /** Looks: the parts that changed since the last look. */
+  look(): readonly Rectangle[] {
+    return this.picture.update();
+  }
+
+  /**
+   * Looks at one pixel.
+   *
+   * @param x Its column.
+   * @param y Its line.
+   * @returns 0x00RRGGBB.
+   */
+  pixel(x: number, y: number): number {
+    this.picture.update();
+    return this.picture.pixels[y * this.picture.width + x];
+  }
+
+  /** Looks at the whole; the same text for the same picture: `640x480 #1a2b3c4d`. */
+  get seen(): string {
+    const { picture } = this;
+    picture.update();
+    const { width, height, pixels } = picture;
+    return `${width}x${height} #${
+      digest(
+        new Uint8Array(pixels.buffer, pixels.byteOffset, 4 * pixels.length),
+      )
+    }`;
   }
 }
 

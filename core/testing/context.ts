@@ -20,7 +20,7 @@ import {
   type Surroundings,
 } from "../instance.ts";
 import { GuestMemory, PAGE_SIZE } from "../memory/memory.ts";
-import { TestBlock, TestChar, TestNet } from "./backends.ts";
+import { TestBlock, TestChar, TestDisplay, TestNet } from "./backends.ts";
 import { Meter, metered } from "./metered.ts";
 import type {
   AccessSize,
@@ -227,6 +227,8 @@ export class TestContext {
   readonly blocks: TestBlock[] = [];
   /** Network backends that were made for devices. */
   readonly nets: TestNet[] = [];
+  /** Displays that were made for devices. */
+  readonly displays: TestDisplay[] = [];
   readonly #watchers: ((access: ObservedAccess) => void)[] = [];
   readonly #recorder: LocalApic = {
     id: TEST_LOCAL_APIC_ID,
@@ -382,6 +384,11 @@ export class TestContext {
         this.nets.push(made);
         return made;
       }
+      case "display": {
+        const made = new TestDisplay();
+        this.displays.push(made);
+        return made;
+      }
       default:
         return undefined;
     }
@@ -421,6 +428,15 @@ export class TestContext {
    */
   get net(): TestNet {
     return there(this.nets, "network");
+  }
+
+  /**
+   * The display of the first device that has one.
+   *
+   * @throws {TypeError} When no backend was made for a device.
+   */
+  get display(): TestDisplay {
+    return there(this.displays, "display");
   }
 
   /**
