@@ -33,6 +33,8 @@ export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
   e1000: loader(() => import("./e1000/e1000.ts")),
   "virtio-net": loader(() => import("./virtio/net.ts")),
   "virtio-blk": loader(() => import("./virtio/blk.ts")),
+  "virtio-console": loader(() => import("./virtio/console.ts")),
+  "virtio-port": loader(() => import("./virtio/port.ts")),
   "virtio-rng": loader(() => import("./virtio/rng.ts")),
 };
 

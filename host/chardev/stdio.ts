@@ -1,6 +1,7 @@
 // backend=stdio: the terminal or pipes this process was started with. The end of standard
 // input is the end of input, not of the machine.
 
+import type { TerminalSize } from "../../core/plugin.ts";
 import { enterRawMode, EscapeFilter } from "../terminal.ts";
 import type { EscapeCommands } from "../terminal.ts";
 import { Batch, InputQueue } from "./queues.ts";
@@ -14,11 +15,14 @@ export interface StdioStreams {
   read(buffer: Uint8Array): Promise<number | null>;
   /** Writes output, all or part. */
   writeSync(bytes: Uint8Array): number;
+  /** The size of the terminal that is written to; absent, or undefined, where it is none. */
+  size?(): TerminalSize | undefined;
 }
 
 const PROCESS_STREAMS: StdioStreams = {
   read: (buffer) => Deno.stdin.read(buffer),
   writeSync: (bytes) => Deno.stdout.writeSync(bytes),
+  size: () => Deno.stdout.isTerminal() ? Deno.consoleSize() : undefined,
 };
 
 /** A serial line on standard input and output. */
@@ -31,6 +35,7 @@ export class StdioChardev implements Chardev {
   readonly #interactive: boolean;
   #closed = false;
   #restore: () => void = () => {};
+  #resized: (() => void) | undefined;
 
   /**
    * @param commands What the keys after Ctrl-A do.
@@ -67,9 +72,29 @@ export class StdioChardev implements Chardev {
   /** Never calls back: writing to standard output waits for its reader. */
   onDrain(): void {}
 
+  /** The size of the terminal. */
+  get size(): TerminalSize | undefined {
+    return this.#streams.size?.();
+  }
+
+  /** Sets who is told when the terminal gets another size. */
+  onResize(listener: () => void): void {
+    if (!this.#interactive || this.#closed) return;
+    this.#forgetResize();
+    this.#resized = listener;
+    Deno.addSignalListener("SIGWINCH", listener);
+  }
+
+  #forgetResize(): void {
+    if (this.#resized === undefined) return;
+    Deno.removeSignalListener("SIGWINCH", this.#resized);
+    this.#resized = undefined;
+  }
+
   /** Writes the rest and gives the terminal back. */
   close(): Promise<void> {
     this.#closed = true;
+    this.#forgetResize();
     this.#output.flush();
     this.#restore();
     return Promise.resolve();
