@@ -57,6 +57,33 @@ export function bytewise(device: ByteRegisters): IoHandler {
   };
 }
 
+/** Registers of 32 bits at multiples of four. */
+export interface WordRegisters {
+  /** Reads the register at an offset. */
+  read(offset: number): number;
+  /** Writes the register at an offset. */
+  write(offset: number, value: number): void;
+}
+
+/**
+ * A handler for registers that are accessed as 32 bits: a narrower read gets its part of the register, a narrower or
+ * misaligned write is dropped.
+ *
+ * @param registers Reads and writes one register.
+ * @returns The handler to claim ports or memory with.
+ */
+export function wordwise(registers: WordRegisters): IoHandler {
+  return {
+    read(address, size) {
+      const value = registers.read(address & ~3) >>> 8 * (address & 3);
+      return size === 4 ? value : value & 2 ** (8 * size) - 1;
+    },
+    write(address, size, value) {
+      if (size === 4 && (address & 3) === 0) registers.write(address, value);
+    },
+  };
+}
+
 /** A claim on a range of ports or addresses; releasing it makes the range unclaimed again. */
 export interface Claim {
   /** Ends the claim. */

@@ -7,12 +7,12 @@
  * @module
  */
 import {
-  type AccessSize,
   definePlugin,
   type Device,
   type DeviceContext,
-  type IoHandler,
   type PciFunction,
+  type WordRegisters,
+  wordwise,
 } from "../../core/plugin.ts";
 import {
   bool,
@@ -99,7 +99,7 @@ const options = {
 } as const;
 
 /** The controller. */
-class Ahci implements Device, PortHost {
+class Ahci implements Device, PortHost, WordRegisters {
   readonly ctx: DeviceContext<Infer<typeof ahciState>>;
   readonly #function: PciFunction;
   readonly #ports: Port[];
@@ -124,13 +124,13 @@ class Ahci implements Device, PortHost {
           index: INDEX_BAR,
           kind: "io",
           size: INDEX_BAR_SIZE,
-          handler: this.#indexed(),
+          handler: wordwise(this.#indexed()),
         },
         {
           index: ABAR,
           kind: "memory",
           size: ABAR_SIZE,
-          handler: this.#memory(),
+          handler: wordwise(this),
         },
       ],
       registers: {
@@ -193,30 +193,18 @@ class Ahci implements Device, PortHost {
     this.#drive(false);
   }
 
-  #memory(): IoHandler {
+  /** The registers, through the window of two ports. */
+  #indexed(): WordRegisters {
     return {
-      read: (address, size) => part(this.#read(address & ~3), address, size),
-      // Section 3: software does not write less than 32 bits; what does is dropped.
-      write: (address, size, value) => {
-        if (size === 4 && (address & 3) === 0) this.#write(address, value);
-      },
-    };
-  }
-
-  #indexed(): IoHandler {
-    return {
-      read: (address, size) => {
-        const value = (address & ~3) === INDEX_OFFSET
+      read: (offset) =>
+        offset === INDEX_OFFSET
           ? this.#index
-          : (address & ~3) === DATA_OFFSET
-          ? this.#read(this.#index)
-          : 0;
-        return part(value, address, size);
-      },
-      write: (address: number, size: AccessSize, value: number) => {
-        if (size !== 4) return;
-        if (address === INDEX_OFFSET) this.#index = value & INDEX_MASK;
-        else if (address === DATA_OFFSET) this.#write(this.#index, value);
+          : offset === DATA_OFFSET
+          ? this.read(this.#index)
+          : 0,
+      write: (offset, value) => {
+        if (offset === INDEX_OFFSET) this.#index = value & INDEX_MASK;
+        else if (offset === DATA_OFFSET) this.write(this.#index, value);
       },
     };
   }
@@ -227,7 +215,8 @@ class Ahci implements Device, PortHost {
       : this.#ports[Math.floor((offset - PORT_BASE) / PORT_BYTES)];
   }
 
-  #read(offset: number): number {
+  /** Reads a register. */
+  read(offset: number): number {
     const port = this.#port(offset);
     if (port !== undefined) return port.read((offset - PORT_BASE) % PORT_BYTES);
     const ports = this.#ports.length;
@@ -256,7 +245,8 @@ class Ahci implements Device, PortHost {
     }
   }
 
-  #write(offset: number, value: number): void {
+  /** Writes a register; software does not write less than 32 bits (section 3). */
+  write(offset: number, value: number): void {
     const port = this.#port(offset);
     if (port !== undefined) {
       port.write((offset - PORT_BASE) % PORT_BYTES, value);
@@ -314,12 +304,6 @@ class Ahci implements Device, PortHost {
     this.#is = state.is;
     this.#index = state.index;
   }
-}
-
-/** The bytes of a register that an access reads. */
-function part(value: number, address: number, size: AccessSize): number {
-  const shifted = value >>> 8 * (address & 3);
-  return size === 4 ? shifted : shifted & 2 ** (8 * size) - 1;
 }
 
 /** The AHCI controller. */

@@ -27,10 +27,10 @@ import {
   ERROR_ABRT,
   FEATURE,
   identifyData,
-  MAX_SERIAL,
   STATUS_BAD,
   STATUS_GOOD,
 } from "./ata.ts";
+import { type DriveIdentity, driveOptions, identityOf } from "./drive.ts";
 import {
   type AtaCommand,
   type AtaOutcome,
@@ -112,19 +112,6 @@ class PacketError extends Error {
   }
 }
 
-const options = {
-  serial: {
-    type: "string",
-    help:
-      `serial number, up to ${MAX_SERIAL} characters; the instance id when absent`,
-  },
-  bus: {
-    type: "string",
-    help: "id of the controller; the first with a free port when absent",
-  },
-  port: { type: "number", help: "port of the controller", min: 0, max: 31 },
-} as const;
-
 /** The drive. */
 class CdDrive implements Device, SataDrive {
   readonly signature = SIGNATURE;
@@ -136,8 +123,7 @@ class CdDrive implements Device, SataDrive {
 
   constructor(
     ctx: DeviceContext<CdState, "block">,
-    serial: string,
-    place: { controller?: string; port?: number },
+    { serial, place }: DriveIdentity,
   ) {
     checkSerial(serial);
     this.#ctx = ctx;
@@ -589,10 +575,9 @@ export default definePlugin({
   name: "ahci-cd",
   version: "1.0.0",
   summary: "SATA CD/DVD drive on an AHCI controller",
-  options,
+  options: driveOptions,
   state: cdState,
   backend: "block",
   controller: "ahci",
-  create: (ctx, { serial = ctx.id.slice(0, MAX_SERIAL), bus, port }) =>
-    new CdDrive(ctx, serial, { controller: bus, port }),
+  create: (ctx, options) => new CdDrive(ctx, identityOf(ctx.id, options)),
 });

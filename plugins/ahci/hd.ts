@@ -32,11 +32,11 @@ import {
   ERROR_UNC,
   FEATURE,
   identifyData,
-  MAX_SERIAL,
   SECTOR,
   STATUS_BAD,
   STATUS_GOOD,
 } from "./ata.ts";
+import { type DriveIdentity, driveOptions, identityOf } from "./drive.ts";
 import {
   type AtaCommand,
   type AtaOutcome,
@@ -138,19 +138,6 @@ class AtaError extends Error {
   }
 }
 
-const options = {
-  serial: {
-    type: "string",
-    help:
-      `serial number, up to ${MAX_SERIAL} characters; the instance id when absent`,
-  },
-  bus: {
-    type: "string",
-    help: "id of the controller; the first with a free port when absent",
-  },
-  port: { type: "number", help: "port of the controller", min: 0, max: 31 },
-} as const;
-
 /** The disk. */
 class HardDisk implements Device, SataDrive {
   readonly signature = SIGNATURE;
@@ -162,8 +149,7 @@ class HardDisk implements Device, SataDrive {
 
   constructor(
     ctx: DeviceContext<HdState, "block">,
-    serial: string,
-    place: { controller?: string; port?: number },
+    { serial, place }: DriveIdentity,
   ) {
     checkSerial(serial);
     this.#ctx = ctx;
@@ -660,10 +646,9 @@ export default definePlugin({
   name: "ahci-hd",
   version: "1.0.0",
   summary: "SATA disk on an AHCI controller",
-  options,
+  options: driveOptions,
   state: hdState,
   backend: "block",
   controller: "ahci",
-  create: (ctx, { serial = ctx.id.slice(0, MAX_SERIAL), bus, port }) =>
-    new HardDisk(ctx, serial, { controller: bus, port }),
+  create: (ctx, options) => new HardDisk(ctx, identityOf(ctx.id, options)),
 });

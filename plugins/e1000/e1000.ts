@@ -5,14 +5,14 @@
  * @module
  */
 import {
-  type AccessSize,
   definePlugin,
   type Device,
   type DeviceContext,
-  type IoHandler,
   MachineError,
   type PciFunction,
   type Timer,
+  type WordRegisters,
+  wordwise,
 } from "../../core/plugin.ts";
 import {
   bool,
@@ -179,7 +179,7 @@ interface Delay {
 }
 
 /** The card. */
-class E1000 implements Device, Card {
+class E1000 implements Device, Card, WordRegisters {
   readonly ctx: DeviceContext<E1000State, "net">;
   readonly registers: Record<RegisterName, number>;
   readonly arrays: Record<ArrayName, Uint32Array>;
@@ -232,9 +232,14 @@ class E1000 implements Device, Card {
           index: 0,
           kind: "memory",
           size: MEMORY_BAR_SIZE,
-          handler: this.#memory(),
+          handler: wordwise(this),
         },
-        { index: 1, kind: "io", size: IO_BAR_SIZE, handler: this.#ports() },
+        {
+          index: 1,
+          kind: "io",
+          size: IO_BAR_SIZE,
+          handler: wordwise(this.#ports()),
+        },
       ],
       capabilities: [{
         id: CAPABILITY_PM,
@@ -365,36 +370,24 @@ class E1000 implements Device, Card {
     this.#function?.setIntx(false);
   }
 
-  #memory(): IoHandler {
+  /** The registers, through the window of two ports (section 13.2.2). */
+  #ports(): WordRegisters {
     return {
-      read: (offset, size) => part(this.#read(offset & ~3), offset, size),
-      // Section 13.2: registers are written whole; what is narrower is dropped.
-      write: (offset, size, value) => {
-        if (size === 4 && (offset & 3) === 0) this.#write(offset, value);
-      },
-    };
-  }
-
-  /** The window of two ports, section 13.2.2. */
-  #ports(): IoHandler {
-    return {
-      read: (offset, size) => {
-        const value = (offset & ~3) === IOADDR
+      read: (offset) =>
+        offset === IOADDR
           ? this.#ioAddress
-          : (offset & ~3) === IODATA
-          ? this.#read(this.#ioAddress & ~3)
-          : 0;
-        return part(value, offset, size);
-      },
-      write: (offset, size, value) => {
-        if (size !== 4) return;
+          : offset === IODATA
+          ? this.read(this.#ioAddress & ~3)
+          : 0,
+      write: (offset, value) => {
         if (offset === IOADDR) this.#ioAddress = value;
-        else if (offset === IODATA) this.#write(this.#ioAddress & ~3, value);
+        else if (offset === IODATA) this.write(this.#ioAddress & ~3, value);
       },
     };
   }
 
-  #read(offset: number): number {
+  /** Reads a register. */
+  read(offset: number): number {
     switch (offset) {
       case STATUS:
         return STATUS_FD | STATUS_SPEED_1000 | STATUS_ASDV_1000 |
@@ -445,7 +438,8 @@ class E1000 implements Device, Card {
     return 0;
   }
 
-  #write(offset: number, value: number): void {
+  /** Writes a register; registers are written whole (section 13.2). */
+  write(offset: number, value: number): void {
     switch (offset) {
       case EERD:
         this.#eerd = this.#nvm.read(value);
@@ -515,11 +509,6 @@ class E1000 implements Device, Card {
   }
 
   #save(): E1000State {
-    const { clock } = this.ctx;
-    const saved = (timer: Timer) =>
-      timer.deadline === undefined
-        ? null
-        : { remaining: Math.max(0, timer.deadline - clock.now()) };
     const { receive, transmit } = this.#delays;
     return {
       mac: this.#mac.slice(),
@@ -535,11 +524,11 @@ class E1000 implements Device, Card {
       mdic: this.#mdic,
       ioAddress: this.#ioAddress,
       receiveWaits: this.#receiver.waits,
-      throttle: saved(this.#throttle),
-      receiveDelay: saved(receive.delay),
-      receiveLimit: saved(receive.limit),
-      transmitDelay: saved(transmit.delay),
-      transmitLimit: saved(transmit.limit),
+      throttle: this.#throttle.save(),
+      receiveDelay: receive.delay.save(),
+      receiveLimit: receive.limit.save(),
+      transmitDelay: transmit.delay.save(),
+      transmitLimit: transmit.limit.save(),
       nvm: this.#nvm.save(),
       phy: this.#phy.save(),
       transmit: this.#transmitter.save(),
@@ -559,11 +548,6 @@ class E1000 implements Device, Card {
         );
       }
     }
-    const { clock } = this.ctx;
-    const arm = (timer: Timer, saved: { remaining: number } | null) => {
-      if (saved === null) timer.cancel();
-      else timer.armAt(clock.now() + saved.remaining);
-    };
     const { receive, transmit } = this.#delays;
     this.#mac.set(state.mac);
     Object.assign(this.registers, state.registers);
@@ -578,11 +562,11 @@ class E1000 implements Device, Card {
     this.#mdic = state.mdic;
     this.#ioAddress = state.ioAddress;
     this.#receiver.waits = state.receiveWaits;
-    arm(this.#throttle, state.throttle);
-    arm(receive.delay, state.receiveDelay);
-    arm(receive.limit, state.receiveLimit);
-    arm(transmit.delay, state.transmitDelay);
-    arm(transmit.limit, state.transmitLimit);
+    this.#throttle.restore(state.throttle);
+    receive.delay.restore(state.receiveDelay);
+    receive.limit.restore(state.receiveLimit);
+    transmit.delay.restore(state.transmitDelay);
+    transmit.limit.restore(state.transmitLimit);
     this.#nvm.restore(state.nvm);
     this.#phy.restore(state.phy);
     this.#transmitter.restore(state.transmit);
@@ -616,12 +600,6 @@ function zeroes<N extends string>(names: readonly N[]): Record<N, number> {
     N,
     number
   >;
-}
-
-/** The bytes of a register that an access reads. */
-function part(value: number, offset: number, size: AccessSize): number {
-  const shifted = value >>> 8 * (offset & 3);
-  return size === 4 ? shifted : shifted & 2 ** (8 * size) - 1;
 }
 
 /** The network card. */
