@@ -69,7 +69,7 @@ poweroff -f`;
 
 /** A snapshot keeps an image as it is, and the machine says so. */
 const DISK_NOTICE =
-  /^diapause: virtio-blk1: (".*" is kept as it is for the snapshot |writes go to )/;
+  /^diapause: virtio-blk[01]: (".*" is kept as it is for the snapshot |writes go to )/;
 
 interface Sample {
   /** Lines of the counter that the console had for sure, and could have at most. */
@@ -268,3 +268,46 @@ async function makeDisk(path: string): Promise<string> {
   await Deno.writeFile(path, image);
   return await sha256(image);
 }
+
+const USED_MIB = 100;
+const PROGRAM_MIB = 88;
+const LARGEST_MIB = 60;
+/** Reads a program into the page cache until so much of the guest's memory is in use. */
+const READ_PROGRAM = `used() {
+  awk '/^MemTotal/ { t = $2 } /^MemFree/ { f = $2 } END { print int((t - f) / 1024) }' /proc/meminfo
+}
+exec 5< /dev/vda
+i=0
+while [ $(used) -lt ${USED_MIB} ]; do
+  dd if=/dev/vda of=/dev/null bs=1M skip=$i count=1 2> /dev/null
+  i=$((i + 1))
+done
+echo in use: $(used)`;
+
+debianTest(
+  "a guest of 512 MiB that uses 100 MiB of them has a snapshot below 60 MiB",
+  () =>
+    withDirectory(async (directory) => {
+      const file = (name: string) => `${directory}/${name}`;
+      // What a page cache holds is programs and libraries.
+      await Deno.copyFile(Deno.execPath(), file("program"));
+      await Deno.truncate(file("program"), PROGRAM_MIB * MIB);
+      const chain = new Chain(
+        directory,
+        ...["--guest", "debian", "--mem", "512M"],
+        ...["--dev", `virtio-blk:image=${file("program")},uart`],
+      );
+      await chain.session.expect("/root # ");
+      await chain.session.type(`cat > work <<'END'\n${READ_PROGRAM}\nEND`);
+      await chain.session.type("sh work");
+      await chain.session.expect(`\nin use: ${USED_MIB}`);
+      await chain.ctl("checkpoint", file("snapshot"));
+      await chain.ctl("quit");
+      await chain.end();
+      const { size } = await Deno.stat(file("snapshot"));
+      assert(
+        size < LARGEST_MIB * MIB,
+        `${size / MIB} MiB: expected less than ${LARGEST_MIB}`,
+      );
+    }),
+);
