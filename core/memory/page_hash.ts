@@ -15,6 +15,7 @@ const LANES = 4;
 /** FNV-1a over 32-bit words. */
 const BASIS = 0x811c9dc5;
 const PRIME = 0x01000193;
+const SHIFT = 15;
 /** Finalizer of MurmurHash3. */
 const MIX = [0x85ebca6b, 0xc2b2ae35] as const;
 const I32_LANES = 4;
@@ -49,7 +50,7 @@ function hashCode(): Uint8Array {
   }
   out.raw([W.loop, W.void]);
   for (let i = 0; i < LANES; i++) {
-    // any |= v; sum = (sum ^ v) * PRIME
+    // any |= v; sum = (sum ^ v) * PRIME; sum ^= sum >>> SHIFT, for a product carries upwards only
     get(LOCAL.at);
     out.raw(V128_LOAD);
     out.u32(i * VECTOR_BYTES);
@@ -63,6 +64,11 @@ function hashCode(): Uint8Array {
     constant(PRIME);
     op("i32x4.splat");
     op("i32x4.mul");
+    out.raw([W.localTee, LOCAL.sums + i]);
+    get(LOCAL.sums + i);
+    constant(SHIFT);
+    op("i32x4.shr_u");
+    op("v128.xor");
     set(LOCAL.sums + i);
   }
   get(LOCAL.at);

@@ -31,6 +31,19 @@ Deno.test("pageHasher gives 0 exactly for pages of zeroes, and tells others apar
   );
 });
 
+Deno.test("pageHasher tells pages apart that differ in one byte of any word", () => {
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 1 });
+  const hash = pageHasher(memory, 1);
+  const bytes = new Uint8Array(memory.buffer);
+  const seen = new Set<number>();
+  for (let at = 0; at < PAGE; at++) {
+    bytes[at] = 0x80;
+    seen.add(hash(0));
+    bytes[at] = 0;
+  }
+  assertEquals(seen.size, PAGE);
+});
+
 Deno.test("pageHasher finds equal pages wherever they are", () => {
   const memory = new WebAssembly.Memory({ initial: 1, maximum: 1 });
   const hash = pageHasher(memory, 1);
