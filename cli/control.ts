@@ -190,6 +190,22 @@ export class Control {
         arguments: { id: "string", specifier: "string", options: "object?" },
         run: (args) => this.#replace(args),
       },
+      balloon: {
+        arguments: { value: "number" },
+        run: (args) => this.#ask("balloon", args),
+      },
+      "query-balloon": { run: () => this.#ask("query-balloon", {}) },
+      "x-device-command": {
+        arguments: { id: "string", command: "string", arguments: "object?" },
+        run: (args) => {
+          const { id, command, arguments: given = {} } = args as {
+            id: string;
+            command: string;
+            arguments?: Record<string, unknown>;
+          };
+          return this.#ask(command, given, id);
+        },
+      },
     };
   }
 
@@ -259,6 +275,32 @@ export class Control {
     const { id, specifier, options = {} } = args as {
       id: string;
       specifier: string;
+  /** Asks something of a device: of the first that knows the command, or of that with an id. */
+  #ask(name: string, args: ControlArguments, id?: string): unknown {
+    const { devices } = this.#controlled.machine;
+    const device = devices.find(({ owner, commands }) =>
+      id === undefined ? commands.includes(name) : owner.id === id
+    );
+    if (device === undefined) {
+      throw new ControlError(
+        id === undefined
+          ? `no device of the machine has the command "${name}"`
+          : `there is no device "${id}": the machine has ${
+            devices.map(({ owner }) => owner.id).join(", ")
+          }`,
+        id === undefined ? "DeviceNotActive" : "DeviceNotFound",
+      );
+    }
+    if (!device.commands.includes(name)) {
+      throw new ControlError(
+        `device "${id}" has no command "${name}": expected ${
+          device.commands.map((each) => `"${each}"`).join(", ") || "none"
+        }`,
+      );
+    }
+    return device.command(name, args);
+  }
+
       options?: Record<string, unknown>;
     };
     const index = devices.findIndex((device) => device.id === id);

@@ -196,12 +196,34 @@ Deno.test("a QMP client finds what it finds in QEMU", () =>
       commands.filter(({ name }) => !name.startsWith("x-")).map((c) => c.name)
         .sort(),
       [
-        ...["cont", "query-block", "query-chardev", "query-commands"],
+        ...[
+          "balloon",
+          "cont",
+          "query-balloon",
+          "query-block",
+          "query-chardev",
+          "query-commands",
+        ],
         ...["query-cpus-fast", "query-iothreads", "query-kvm"],
         ...["query-memory-size-summary", "query-name", "query-pci"],
         ...["query-status", "query-target", "query-version", "quit", "stop"],
         ...["system_powerdown", "system_reset"],
       ],
+    );
+    assertEquals(
+      (await client.ask('{"execute":"balloon","arguments":{"value":1}}')).error,
+      {
+        class: "DeviceNotActive",
+        desc: 'no device of the machine has the command "balloon"',
+      },
+    );
+    const none = '"arguments":{"id":"uart0","command":"none"}';
+    assertEquals(
+      (await client.ask(`{"execute":"x-device-command",${none}}`)).error,
+      {
+        class: "GenericError",
+        desc: 'device "uart0" has no command "none": expected none',
+      },
     );
     const names: unknown[] = [];
     for (

@@ -23,7 +23,11 @@ export interface ControlCommand {
 }
 
 /** Error classes of the protocol. */
-export type ErrorClass = "GenericError" | "CommandNotFound" | "DeviceNotFound";
+export type ErrorClass =
+  | "GenericError"
+  | "CommandNotFound"
+  | "DeviceNotActive"
+  | "DeviceNotFound";
 
 /** An error that a client is told. */
 export class ControlError extends Error {

@@ -36,6 +36,7 @@ export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
   "virtio-console": loader(() => import("./virtio/console.ts")),
   "virtio-port": loader(() => import("./virtio/port.ts")),
   "virtio-rng": loader(() => import("./virtio/rng.ts")),
+  "virtio-balloon": loader(() => import("./virtio/balloon.ts")),
 };
 
 /**
