@@ -18,7 +18,7 @@ import {
 
 const MIB = 1 << 20;
 const DISK_MIB = Number(Deno.env.get("DIAPAUSE_SUSPEND_MIB") ?? 48);
-const LOG_BYTES = 1 * MIB;
+const LOG_BYTES = 16 * MIB;
 const SECTOR = 512;
 const CYCLES = 10;
 const CHECKPOINTS = 60;
