@@ -69,6 +69,28 @@ Deno.test("--restore goes on where --snapshot saved", async () => {
   });
 });
 
+Deno.test("--restore refuses a memory and a clock that are not the snapshot's", async () => {
+  await inDirectory(async (directory) => {
+    const file = `${directory}/snapshot`;
+    await save(file, `${directory}/disk.img`, 3000);
+    const restore = (...args: string[]) =>
+      diapause("--restore", file, "--max-instructions", "4000", ...args);
+    const other = ["--mem", "32M", "--clock", "realtime"];
+    const refused = await restore(...other);
+    assertEquals(refused.code, 1);
+    assertStringIncludes(
+      refused.stderr,
+      "--mem is 32M, but the snapshot is of a machine with 16M: leave it out; " +
+        '--clock is realtime, but the snapshot is of a machine with the clock "instructions": leave it out',
+    );
+    const checked = await restore("--check", ...other);
+    assertEquals(checked.code, 1);
+    assertEquals(checked.stderr.match(/leave it out$/gm)?.length, 2);
+    const same = await restore("--mem", "16384K", "--clock", "instructions");
+    assertEquals(same, { code: 0, stdout: "", stderr: "" });
+  });
+});
+
 Deno.test("check names what is missing, and --dev puts another image in its place", async () => {
   await inDirectory(async (directory) => {
     const disk = `${directory}/disk.img`;

@@ -11,6 +11,10 @@ export const TRACE_KINDS = [
   "irq",
 ] as const;
 
+/** `--mem` and `--clock` where neither the user nor a snapshot says. */
+export const DEFAULT_MEMORY = "512M";
+export const DEFAULT_CLOCK = "realtime";
+
 /**
  * Makes the command.
  *
@@ -27,11 +31,15 @@ export function runCommand(setExitCode: (code: number) => void) {
       "Devices: NAME[@VERSION][:key=value]…, with commas between them.",
       { collect: true },
     )
-    .option("--mem <size:string>", "Guest memory.", { default: "512M" })
+    .option(
+      "--mem <size:string>",
+      `Guest memory; ${DEFAULT_MEMORY} when absent.`,
+    )
     .option("--cpus <number:integer>", "Number of vCPUs.", { default: 1 })
-    .option("--clock <mode:clock>", "Where the guest's time comes from.", {
-      default: "realtime",
-    })
+    .option(
+      "--clock <mode:clock>",
+      `Where the guest's time comes from; ${DEFAULT_CLOCK} when absent.`,
+    )
     .option("--kernel <file:file>", "Kernel to boot.", {
       conflicts: ["guest", "exec"],
     })
@@ -94,11 +102,11 @@ export interface RunOptions {
   /** `--dev`, each as given. */
   dev?: string[];
   /** `--mem`. */
-  mem: string;
+  mem?: string;
   /** `--cpus`. */
   cpus: number;
   /** `--clock`. */
-  clock: "realtime" | "instructions";
+  clock?: "realtime" | "instructions";
   /** `--kernel`. */
   kernel?: string;
   /** `--initrd`. */

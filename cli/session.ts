@@ -27,7 +27,7 @@ import { checkSnapshot, reportCheck } from "./check.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import { Control } from "./control.ts";
 import { CliError, EXIT_DONE, EXIT_FAILED, reason } from "./errors.ts";
-import type { RunOptions } from "./run.ts";
+import { DEFAULT_CLOCK, type RunOptions } from "./run.ts";
 import { plan, type PlannedDevice } from "./setup.ts";
 import {
   type OpenSnapshot,
@@ -241,7 +241,7 @@ export async function run(options: RunOptions): Promise<number> {
   const planned = await plan(options);
   const { trace: kinds } = planned;
   let { memory, devices } = planned;
-  let clock: ClockMode = options.clock;
+  let clock: ClockMode = options.clock ?? DEFAULT_CLOCK;
   let nsPerInstruction: number | undefined;
   const closers = new Closers();
   let machine: Machine | undefined;

@@ -15,7 +15,7 @@ import { PLATFORM } from "../plugins/mod.ts";
 import { type SortedOptions, sortOptions } from "./backends.ts";
 import { absoluteSpecifier, loadPlugin } from "./devices.ts";
 import { reason, UsageError } from "./errors.ts";
-import type { RunOptions } from "./run.ts";
+import { DEFAULT_MEMORY, type RunOptions } from "./run.ts";
 import { parseTraceKinds, type TraceKind } from "./trace.ts";
 
 /** One device to make. */
@@ -131,10 +131,11 @@ async function planDevices(texts: readonly string[]): Promise<PlannedDevice[]> {
  * @throws {UsageError} If one of them is wrong; the message says what would be right.
  */
 export async function plan(options: RunOptions): Promise<Plan> {
-  const memory = parseSize(options.mem);
+  const size = options.mem ?? DEFAULT_MEMORY;
+  const memory = parseSize(size);
   if (memory === undefined) {
     throw new UsageError(
-      `--mem is "${options.mem}": expected a size such as 512M or 2G`,
+      `--mem is "${size}": expected a size such as 512M or 2G`,
     );
   }
   if (options.cpus !== 1) {

@@ -5,7 +5,7 @@ import type { RunOptions } from "./run.ts";
 import { plan } from "./setup.ts";
 
 function options(changes: Partial<RunOptions> = {}): RunOptions {
-  return { mem: "512M", cpus: 1, clock: "realtime", ...changes };
+  return { cpus: 1, ...changes };
 }
 
 async function backends(...dev: string[]): Promise<string[]> {

@@ -9,7 +9,7 @@ import {
 } from "../core/machine_file.ts";
 import type { DeviceSpec } from "../core/device_spec.ts";
 import type { Baseline, Machine } from "../core/machine.ts";
-import { parseOptions } from "../core/device_options.ts";
+import { formatSize, parseOptions, parseSize } from "../core/device_options.ts";
 import { adoptState } from "../core/adopt.ts";
 import type { OptionValue, Plugin } from "../core/plugin.ts";
 import denoConfig from "../deno.json" with { type: "json" };
@@ -108,6 +108,10 @@ export interface RestoreChanges {
   dev?: readonly string[];
   /** `--replace ID=SPEC`, each as given. */
   replace?: readonly string[];
+  /** `--mem`, which can only be what it was. */
+  mem?: string;
+  /** `--clock`, likewise. */
+  clock?: string;
 }
 
 /**
@@ -138,6 +142,7 @@ export async function planSnapshot(
     }
   };
   await attempt(() => checkManifest(manifest));
+  blockers.push(...otherMachine(manifest, changes));
   const changed = parseChanges(
     changes.dev ?? [],
     changes.replace ?? [],
@@ -184,6 +189,29 @@ export async function planSnapshot(
     });
   }
   return { devices, blockers, notes };
+}
+
+/** What the user asks of the machine itself that is not as it was saved. */
+function otherMachine(
+  { memory, clock }: SnapshotReader["manifest"],
+  changes: RestoreChanges,
+): string[] {
+  const lines: string[] = [];
+  if (changes.mem !== undefined && parseSize(changes.mem) !== memory) {
+    lines.push(
+      `--mem is ${changes.mem}, but the snapshot is of a machine with ${
+        formatSize(memory)
+      }: leave it out`,
+    );
+  }
+  if (changes.clock !== undefined && changes.clock !== clock) {
+    lines.push(
+      `--clock is ${changes.clock}, but the snapshot is of a machine with the clock ${
+        JSON.stringify(clock)
+      }: leave it out`,
+    );
+  }
+  return lines;
 }
 
 type ManifestDevice = SnapshotReader["manifest"]["devices"][number];
