@@ -6,7 +6,7 @@
  */
 import { Interrupts } from "./bus/irq.ts";
 import { Isa } from "./bus/isa.ts";
-import { parsePciAddress, Pci } from "./bus/pci.ts";
+import { parsePciAddress, Pci, readBar } from "./bus/pci.ts";
 import { Ports } from "./bus/ports.ts";
 import {
   declareAcpi,
@@ -17,6 +17,7 @@ import {
   PCI_HOLE_LENGTH,
   pcMemoryMap,
 } from "./boot/index.ts";
+import type { BootScreen } from "./boot/types.ts";
 import type { BootState } from "./boot/index.ts";
 import { Clock } from "./clock.ts";
 import { Completions } from "./completions.ts";
@@ -361,7 +362,23 @@ export class Machine {
       modules: boot.modules,
       cmdline: boot.cmdline ?? "",
       rsdp: installAcpi(ram, this.#acpi()),
+      screen: this.#screen(),
     });
+  }
+
+  /** What firmware would have left on the first display. */
+  #screen(): BootScreen | undefined {
+    for (const { nodes, owner } of this.#instances) {
+      for (const { kind, screen } of nodes) {
+        if (kind === "vga") return { kind: "text" };
+        if (screen === undefined) continue;
+        const { bar, width, height } = screen;
+        const fn = this.pci.functions.find((fn) => fn.owner.id === owner.id)!;
+        const base = readBar(fn, bar);
+        return { kind: "linear", base, width, height };
+      }
+    }
+    return undefined;
   }
 
   /** What the devices declared, as the firmware tables say it. */

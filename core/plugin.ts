@@ -592,7 +592,8 @@ export interface Picture {
   /** The pixels as of the last {@linkcode update}, line by line from the top: 0x00RRGGBB. */
   readonly pixels: Uint32Array;
   /**
-   * Brings {@linkcode pixels} up to date.
+   * Brings {@linkcode pixels} up to date. Where the device finds that it is in another mode it calls
+   * {@linkcode DisplayBackend.show} instead, and returns nothing.
    *
    * @returns The parts that changed since the last call, at most 64; at the first call, the whole.
    */
@@ -671,7 +672,19 @@ export interface DeviceLog {
 /** What the firmware tables must say of a legacy device (section 7 of the design). */
 export interface FirmwareNode {
   /** What the device is. */
-  kind: "uart" | "ps2" | "rtc" | "pit" | "hpet" | "pmtimer" | "ioapic" | "lpc";
+  kind:
+    | "uart"
+    | "ps2"
+    | "rtc"
+    | "pit"
+    | "hpet"
+    | "pmtimer"
+    | "ioapic"
+    | "lpc"
+    | "vga"
+    | "screen";
+  /** Of a `screen`: the BAR that is its frame buffer, 32 bits a pixel (0x00RRGGBB), and its size. */
+  screen?: { bar: number; width: number; height: number };
   /** First port or base address. */
   base?: number;
   /** ISA interrupt. */

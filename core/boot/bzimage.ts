@@ -10,6 +10,7 @@
 import type { BootRequest, BootState } from "./types.ts";
 import { BootError, formatSize, hex } from "./types.ts";
 import { encodeE820, lowRamTop } from "./e820.ts";
+import { writeScreenInfo } from "./screen_info.ts";
 import {
   BOOT_INFO_ADDRESS,
   CMDLINE_ADDRESS,
@@ -148,6 +149,7 @@ export function loadBzImage(request: BootRequest): BootState {
   if (request.rsdp !== undefined) {
     zero.setBigUint64(ACPI_RSDP_ADDR, BigInt(request.rsdp), true);
   }
+  if (request.screen !== undefined) writeScreenInfo(zero, request.screen);
   params[E820_ENTRIES] = memoryMap.length;
   params.set(encodeE820(memoryMap), E820_TABLE);
 

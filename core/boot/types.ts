@@ -41,6 +41,11 @@ export interface BootModule extends BootFile {
   cmdline?: string;
 }
 
+/** What firmware would have left on the screen: text of a VGA, or a linear frame buffer of 32 bits a pixel. */
+export type BootScreen =
+  | { kind: "text" }
+  | { kind: "linear"; base: number; width: number; height: number };
+
 /** What to boot. */
 export interface BootRequest {
   /** Where to load it. */
@@ -57,6 +62,8 @@ export interface BootRequest {
   cmdline: string;
   /** Guest-physical address of the ACPI RSDP, where there is one. */
   rsdp?: number;
+  /** The screen that the kernel may write to (Linux only), where there is one. */
+  screen?: BootScreen;
 }
 
 /** A segment register with its hidden part. */

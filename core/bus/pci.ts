@@ -388,6 +388,17 @@ function placeBar(fn: PciSlotFunction, bar: PciBar, address: number): void {
 }
 
 /**
+ * Where a 32-bit memory BAR is.
+ *
+ * @param fn The function.
+ * @param index The BAR's number.
+ * @returns Its address.
+ */
+export function readBar(fn: PciSlotFunction, index: number): number {
+  return (fn.readConfig(REG.BAR0 + 4 * index, 4) & ~0xf) >>> 0;
+}
+
+/**
  * Parses the option `addr=SLOT[.FN]`, hexadecimal or decimal as in C.
  *
  * @param text The option's value.

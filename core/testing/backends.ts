@@ -364,9 +364,13 @@ export class TestDisplay implements DisplayBackend {
     return this.#picture;
   }
 
-  /** Looks: the parts that changed since the last look. */
+  /** Looks: the parts that changed since the last look, and where the mode is another, the whole. */
   look(): readonly Rectangle[] {
-    return this.picture.update();
+    for (;;) {
+      const { picture } = this;
+      const parts = picture.update();
+      if (picture === this.#picture) return parts;
+    }
   }
 
   /**
@@ -377,26 +381,21 @@ export class TestDisplay implements DisplayBackend {
    * @returns 0x00RRGGBB.
    */
   pixel(x: number, y: number): number {
-    this.picture.update();
+    this.look();
     return this.picture.pixels[y * this.picture.width + x];
   }
 
   /** Looks at the whole; the same text for the same picture: `640x480 #1a2b3c4d`. */
   get seen(): string {
-    const { picture } = this;
-    picture.update();
-    const { width, height, pixels } = picture;
-    return `${width}x${height} #${
-      digest(
-        new Uint8Array(pixels.buffer, pixels.byteOffset, 4 * pixels.length),
-      )
-    }`;
+    this.look();
+    const { width, height, pixels } = this.picture;
+    return `${width}x${height} #${digest(pixels)}`;
   }
 }
 
 /** FNV-1a, enough to tell contents apart in a journal. */
-function digest(bytes: Uint8Array): string {
+function digest(values: Uint8Array | Uint32Array): string {
   let hash = 0x811c9dc5;
-  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193);
+  for (const value of values) hash = Math.imul(hash ^ value, 0x01000193);
   return (hash >>> 0).toString(16);
 }

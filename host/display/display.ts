@@ -51,14 +51,22 @@ export class Display implements DisplayBackend {
     this.#viewers.delete(viewer);
   }
 
-  /** Brings the picture up to date, and tells everybody what has changed. */
+  /**
+   * Brings the picture up to date, and tells everybody what has changed.
+   *
+   * @returns The picture: that of the mode which the device is in now.
+   */
   update(): Picture | undefined {
-    const picture = this.#picture;
-    const parts = picture?.update() ?? [];
-    if (parts.length > 0) {
-      for (const viewer of this.#viewers) viewer.changed(parts);
+    for (;;) {
+      const picture = this.#picture;
+      const parts = picture?.update() ?? [];
+      // The device may have found that it is in another mode.
+      if (picture !== this.#picture) continue;
+      if (parts.length > 0) {
+        for (const viewer of this.#viewers) viewer.changed(parts);
+      }
+      return picture;
     }
-    return picture;
   }
 
   /** Looks for changes from now on, for as long as somebody waits for one. */
