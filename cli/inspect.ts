@@ -168,7 +168,9 @@ export function inspectCommand() {
  */
 export function diffCommand(setExitCode: (code: number) => void) {
   return new Command()
-    .description("Name the fields and pages in which two snapshots differ.")
+    .description(
+      "Name the fields and pages in which two snapshots differ; the exit code is 1 if any do.",
+    )
     .arguments("<first:file> <second:file>")
     .action(async (_options, first, second) => {
       const lines = await using(first, (a) =>

@@ -24,7 +24,6 @@ import {
   SnapshotError,
   SnapshotReader,
 } from "../snapshot/container.ts";
-import { SchemaError } from "../snapshot/schema.ts";
 import { allOptions, BACKEND_OPTIONS, COMMON_OPTIONS } from "./backends.ts";
 import { absoluteSpecifier, isForeign, loadPlugin } from "./devices.ts";
 import { CliError, reason } from "./errors.ts";
@@ -79,15 +78,15 @@ export async function openSnapshot(path: string): Promise<OpenSnapshot> {
     return { reader, files, close };
   } catch (cause) {
     close();
-    throw snapshotFailure(`cannot open the snapshot "${path}"`, cause);
+    const what = `cannot open the snapshot "${path}"`;
+    throw cause instanceof Deno.errors.NotFound
+      ? new CliError(`${what}: there is no such file`, undefined, { cause })
+      : snapshotFailure(what, cause);
   }
 }
 
 function snapshotFailure(what: string, cause: unknown): unknown {
-  const isOurs = cause instanceof SnapshotError ||
-    cause instanceof SchemaError ||
-    cause instanceof Deno.errors.NotFound || cause instanceof Error;
-  return isOurs
+  return cause instanceof Error
     ? new CliError(`${what}: ${reason(cause)}`, undefined, { cause })
     : cause;
 }
@@ -354,6 +353,15 @@ async function pathToParent(
   return relative(dirname(target), baseline.name);
 }
 
+async function realFolder(path: string): Promise<string> {
+  try {
+    return await Deno.realPath(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    throw new CliError(`there is no folder "${path}": make it first`);
+  }
+}
+
 /**
  * Saves a machine to a file; a machine that runs stands still only while its state is taken.
  *
@@ -372,7 +380,7 @@ export async function saveSnapshot(
   let pins: ImagePins | undefined;
   const { incremental, onTaken, onProgress } = choice;
   try {
-    const folder = await Deno.realPath(dirname(resolve(path)));
+    const folder = await realFolder(dirname(resolve(path)));
     const target = join(folder, basename(path));
     const images = pins = new ImagePins(devices, machine.contents, target);
     await writeMachine(machine, {

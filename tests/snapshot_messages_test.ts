@@ -143,6 +143,10 @@ Deno.test("a snapshot that cannot be restored is one line that says why", async 
       line(await diapause("--restore", directory)),
       "it is a folder",
     );
+    assertStringIncludes(
+      line(await diapause("--restore", `${directory}/none.snap`)),
+      `cannot open the snapshot "${directory}/none.snap": there is no such file\n`,
+    );
     await Deno.remove(`${kernel}.img`);
     const lost = line(await diapause("--restore", path));
     assertStringIncludes(lost, `image "${kernel}.img"`);
@@ -181,7 +185,10 @@ Deno.test("a snapshot that cannot be written is one line, and the old one is as 
     for (
       const [target, message] of [
         [directory, "there is a folder of that name"],
-        [`${directory}/none/machine.snap`, "No such file or directory"],
+        [
+          `${directory}/none/machine.snap`,
+          `there is no folder "${directory}/none"`,
+        ],
         ["/sys/machine.snap", "(os error"],
       ]
     ) {

@@ -164,7 +164,7 @@ const options = {
   image: {
     type: "string",
     help:
-      "raw image file or block device; a scratch disk in memory when absent",
+      "image file, raw or qcow2, or block device; a scratch disk in memory when absent",
   },
   readonly: {
     type: "boolean",
