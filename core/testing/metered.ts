@@ -15,11 +15,19 @@ const REMEMBERED = 32;
 export class Meter {
   /** Addresses that the device last read or wrote, the newest last. */
   recent: number[] = [];
+  /** Bytes that the device has moved in this operation. */
+  bytes = 0;
   #count = 0;
+
+  /** Accesses of the device in this operation. */
+  get accesses(): number {
+    return this.#count;
+  }
 
   /** A new operation of the guest begins. */
   restart(): void {
     this.#count = 0;
+    this.bytes = 0;
   }
 
   /**
@@ -60,14 +68,21 @@ export function metered(memory: DmaMemory, meter: Meter): DmaMemory {
     meter.touch(address);
     return access.call(memory, address, ...rest);
   };
+  const block =
+    <R>(access: (address: number, bytes: Uint8Array) => R) =>
+    (address: number, bytes: Uint8Array): R => {
+      meter.touch(address);
+      meter.bytes += bytes.length;
+      return access.call(memory, address, bytes);
+    };
   return {
     contains: (address, length) => {
       meter.count();
       return memory.contains(address, length);
     },
     view: through(memory.view),
-    read: through(memory.read),
-    write: through(memory.write),
+    read: block(memory.read),
+    write: block(memory.write),
     readU8: through(memory.readU8),
     readU16: through(memory.readU16),
     readU32: through(memory.readU32),

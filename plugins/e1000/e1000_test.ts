@@ -446,6 +446,26 @@ Deno.test("rings outside memory and of odd sizes do no harm", () => {
   assertEquals(driver.machine.faults, []);
 });
 
+Deno.test("a frame that cannot be read is lost as a whole, and read once", () => {
+  const driver = card();
+  driver.start();
+  const { memory, meter } = driver.machine;
+  const DESCRIPTORS = 4096;
+  const ring = 0x10_0000;
+  for (let i = 0; i < DESCRIPTORS; i++) {
+    const isLast = i === DESCRIPTORS - 2;
+    memory.writeU64(ring + i * 16, isLast ? 1n << 40n : BigInt(TX_DATA));
+    memory.writeU32(ring + i * 16 + 8, 1 | (isLast ? CMD_EOP << 24 : 0));
+  }
+  driver.write(REGISTERS.TDBAL.offset, ring);
+  driver.write(REGISTERS.TDLEN.offset, DESCRIPTORS * 16);
+  meter.restart();
+  driver.write(REGISTERS.TDT.offset, DESCRIPTORS - 1);
+  assertEquals(driver.read(REGISTERS.TDH.offset), DESCRIPTORS - 1);
+  assertEquals(driver.net.frames, []);
+  assertEquals(meter.accesses < 3 * DESCRIPTORS, true);
+});
+
 Deno.test("an address that is none is refused", () => {
   assertThrows(
     () =>

@@ -157,20 +157,24 @@ export class Transmitter {
 
   /** Works on a context, or on the descriptors of one frame; returns how many, 0 when it has to wait. */
   #step(): number {
-    const { registers, ctx } = this.#card;
+    const indexes: number[] = [];
     try {
-      const first = this.#descriptor(registers.TDH);
+      const { TDH } = this.#card.registers;
+      const first = this.#descriptor(TDH);
       if (isContext(first)) {
+        indexes.push(TDH);
         this.#setContext(first);
-        this.#writeBack([registers.TDH], first);
+        this.#writeBack(indexes, first);
         return 1;
       }
-      return this.#frame();
+      return this.#frame(indexes);
     } catch (error) {
-      // The bus ends the access with a master abort: the descriptor is lost.
-      ctx.log.warn(`transmit: ${(error as Error).message}`);
-      this.#advance(1);
-      return 1;
+      // The bus ends the access with a master abort: the frame is lost. Its descriptors are not
+      // read again, since a ring of them, each found wanting in turn, would keep the host busy.
+      this.#card.ctx.log.warn(`transmit: ${(error as Error).message}`);
+      const lost = Math.max(1, indexes.length);
+      this.#advance(lost);
+      return lost;
     }
   }
 
@@ -233,11 +237,15 @@ export class Transmitter {
     else this.#checksum = made;
   }
 
-  /** Sends one frame; returns its descriptors, 0 when it is not whole yet or the network is full. */
-  #frame(): number {
+  /**
+   * Sends one frame.
+   *
+   * @param indexes Gets the descriptors that were read.
+   * @returns How many they are; 0 when the frame is not whole yet or the network is full.
+   */
+  #frame(indexes: number[]): number {
     const { registers: { TDH, TDT }, ctx: { memory } } = this.#card;
     const size = this.#ringSize;
-    const indexes: number[] = [];
     const parts: Descriptor[] = [];
     let length = 0;
     for (let index = TDH; index !== TDT; index = (index + 1) % size) {

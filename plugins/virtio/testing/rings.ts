@@ -37,7 +37,12 @@ export function driverOf(machine: TestContext): GuestDriver {
   });
 }
 
-function ringAt(queue: number): number {
+/**
+ * Where the descriptors of a queue are.
+ *
+ * @param queue The queue.
+ */
+export function ringAt(queue: number): number {
   return RINGS + queue * RING_SPACING;
 }
 
