@@ -270,11 +270,6 @@ export class Control {
     return blockers;
   }
 
-  async #replace(args: ControlArguments): Promise<void> {
-    const { machine, devices } = this.#controlled;
-    const { id, specifier, options = {} } = args as {
-      id: string;
-      specifier: string;
   /** Asks something of a device: of the first that knows the command, or of that with an id. */
   #ask(name: string, args: ControlArguments, id?: string): unknown {
     const { devices } = this.#controlled.machine;
@@ -301,6 +296,11 @@ export class Control {
     return device.command(name, args);
   }
 
+  async #replace(args: ControlArguments): Promise<void> {
+    const { machine, devices } = this.#controlled;
+    const { id, specifier, options = {} } = args as {
+      id: string;
+      specifier: string;
       options?: Record<string, unknown>;
     };
     const index = devices.findIndex((device) => device.id === id);

@@ -418,6 +418,31 @@ export class Instance {
     return this.#guardAsync("stop", () => this.#device.stop?.());
   }
 
+  /** Names of what the user may ask of the device. */
+  get commands(): readonly string[] {
+    return Object.keys(this.#device.commands ?? {});
+  }
+
+  /**
+   * Asks something of the device.
+   *
+   * @param name One of {@linkcode commands}.
+   * @param args What goes with it.
+   * @returns Its answer.
+   * @throws {MachineError} When the device cannot do it.
+   * @throws {PluginError} When it throws anything else.
+   */
+  command(name: string, args: Readonly<Record<string, unknown>>): unknown {
+    try {
+      const answer = this.#device.commands![name](args);
+      this.#around.wake();
+      return answer;
+    } catch (error) {
+      if (error instanceof MachineError) throw error;
+      throw new PluginError(this.owner, `command ${name}`, undefined, error);
+    }
+  }
+
   /**
    * The device's state.
    *
@@ -460,31 +485,6 @@ export class Instance {
     try {
       this.#restore!(state);
     } catch (error) {
-  /** Names of what the user may ask of the device. */
-  get commands(): readonly string[] {
-    return Object.keys(this.#device.commands ?? {});
-  }
-
-  /**
-   * Asks something of the device.
-   *
-   * @param name One of {@linkcode commands}.
-   * @param args What goes with it.
-   * @returns Its answer.
-   * @throws {MachineError} When the device cannot do it.
-   * @throws {PluginError} When it throws anything else.
-   */
-  command(name: string, args: Readonly<Record<string, unknown>>): unknown {
-    try {
-      const answer = this.#device.commands![name](args);
-      this.#around.wake();
-      return answer;
-    } catch (error) {
-      if (error instanceof MachineError) throw error;
-      throw new PluginError(this.owner, `command ${name}`, undefined, error);
-    }
-  }
-
       throw new PluginError(this.owner, "restore", undefined, error);
     }
   }

@@ -752,7 +752,20 @@ export interface Device {
   resume?(): void;
   /** The machine ends: release host resources. */
   stop?(): void | Promise<void>;
+  /** What the user may ask of it while the machine runs or is paused, by name; the control socket passes it on. */
+  readonly commands?: Readonly<Record<string, DeviceCommand>>;
 }
+
+/**
+ * Something that the user may ask of a device.
+ *
+ * @param args What they gave with it, by name; nothing of it has been checked.
+ * @returns The answer, as JSON has it; nothing for none.
+ * @throws {MachineError} When it cannot be done; the message is for the user.
+ */
+export type DeviceCommand = (
+  args: Readonly<Record<string, unknown>>,
+) => unknown;
 
 /** A plugin: see {@linkcode definePlugin}. */
 export interface Plugin<
@@ -803,21 +816,8 @@ export interface Plugin<
  *     ctx.snapshot.register({ save: () => ({ value }), restore: (s) => void (value = s.value) });
  *     return { reset: () => void (value = 0) };
  *   },
-  /** What the user may ask of it while the machine runs or is paused, by name; the control socket passes it on. */
-  readonly commands?: Readonly<Record<string, DeviceCommand>>;
  * });
  * ```
-/**
- * Something that the user may ask of a device.
- *
- * @param args What they gave with it, by name; nothing of it has been checked.
- * @returns The answer, as JSON has it; nothing for none.
- * @throws {MachineError} When it cannot be done; the message is for the user.
- */
-export type DeviceCommand = (
-  args: Readonly<Record<string, unknown>>,
-) => unknown;
-
  */
 export function definePlugin<
   const S extends Record<string, OptionSpec>,
