@@ -12,6 +12,7 @@ import { NET_FORMS } from "../host/net/mod.ts";
 import { IMAGE_FORMATS } from "../host/block/chain.ts";
 import type { PinnedBlock } from "../host/block/mod.ts";
 import type { ChardevHost } from "../host/chardev/mod.ts";
+import type { InputHub } from "../host/input/hub.ts";
 
 /** The options that a device has for its kind of backend, beside its own. */
 export const BACKEND_OPTIONS: Readonly<
@@ -25,6 +26,7 @@ export const BACKEND_OPTIONS: Readonly<
     },
   },
   display: {},
+  input: {},
   net: {
     net: {
       type: "string",
@@ -130,6 +132,12 @@ export function sortOptions(
   };
 }
 
+/** What backends may need of the process. */
+export interface BackendHost extends ChardevHost {
+  /** The machine's user. */
+  input: InputHub;
+}
+
 /** An open backend, and how to close it. */
 export interface OpenBackend {
   /** What the device sees. */
@@ -154,7 +162,7 @@ export async function openBackend(
   kind: keyof Backends,
   id: string,
   options: Record<string, OptionValue>,
-  host: ChardevHost,
+  host: BackendHost,
   restoredFrom?: string,
 ): Promise<OpenBackend> {
   if (kind === "char") {
@@ -166,6 +174,10 @@ export async function openBackend(
     const { openNet } = await import("../host/net/mod.ts");
     const net = await openNet(options, id, host.notify);
     return { backend: net, close: () => net.close() };
+  }
+  if (kind === "input") {
+    const { backend, close } = host.input.connect();
+    return { backend, close: () => Promise.resolve(close()) };
   }
   if (kind === "display") {
     const { Display } = await import("../host/display/display.ts");

@@ -1,9 +1,14 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { MachineError } from "../core/plugin.ts";
+import { InputHub } from "../host/input/hub.ts";
 import { allOptions, openBackend, sortOptions } from "./backends.ts";
 import { loadPlugin } from "./devices.ts";
 
-const HOST = { escape: { quit() {}, help() {} }, notify() {} };
+const HOST = {
+  escape: { quit() {}, help() {} },
+  notify() {},
+  input: new InputHub(),
+};
 
 Deno.test("sortOptions tells a plugin's options from its backend's", async () => {
   const uart = await loadPlugin({ name: "uart" });

@@ -13,8 +13,10 @@ import {
   type ControlSocket,
   listenControl,
 } from "../host/control.ts";
+import type { InputHub } from "../host/input/hub.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { CliError, reason } from "./errors.ts";
+import { inputCommands } from "./input.ts";
 import { hardwareQueries } from "./queries.ts";
 import { planReplacement } from "./replacement.ts";
 import type { PlannedDevice } from "./setup.ts";
@@ -30,6 +32,8 @@ export interface Controlled {
   devices: PlannedDevice[];
   /** What they are connected to. */
   backends: readonly (Backends[keyof Backends] | undefined)[];
+  /** Its user. */
+  input: InputHub;
   /**
    * Makes sure that the guest could boot again.
    *
@@ -127,7 +131,8 @@ export class Control {
   #commands(
     version: readonly [number, number, number],
   ): Record<string, ControlCommand> {
-    const { machine, devices, backends, prepareReset } = this.#controlled;
+    const { machine, devices, backends, input, prepareReset } =
+      this.#controlled;
     const [major, minor, micro] = version;
     const tell = (name: string, data?: Record<string, unknown>) =>
       this.#socket?.event(name, data);
@@ -143,6 +148,7 @@ export class Control {
         run: () => ({ qemu: { micro, minor, major }, package: "diapause" }),
       },
       ...hardwareQueries(machine, devices, backends),
+      ...inputCommands(input),
       stop: {
         run: async () => {
           if (machine.paused) return;

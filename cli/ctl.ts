@@ -2,6 +2,7 @@
 
 import { resolve } from "node:path";
 import { Command } from "@cliffy/command";
+import { formatSize, parseSize } from "../core/device_options.ts";
 import { parseDeviceSpecs } from "../core/device_spec.ts";
 import { didYouMean } from "../core/nearest.ts";
 import { ProgressReporter } from "../host/guests/progress.ts";
@@ -31,6 +32,8 @@ interface Verb {
   execute: string;
   /** What follows the verb, for messages. */
   takes?: readonly string[];
+  /** What may follow that. */
+  mayTake?: readonly string[];
   /** Which of the options it has, beside `--json`. */
   options?: readonly (keyof CtlOptions)[];
   /** Makes the command's arguments. */
@@ -51,6 +54,14 @@ function saved(job: SnapshotJob): string {
     : `${(bytes / MIB).toFixed(1)} MiB`;
   const pause = (job["pause-ms"] ?? 0).toFixed(1);
   return `saved to ${job.file}: ${size}; the machine stood still for ${pause} ms`;
+}
+
+function numberOf(name: string, text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isInteger(value)) {
+    throw new UsageError(`${name} is "${text}": expected a whole number`);
+  }
+  return value;
 }
 
 const VERBS: Readonly<Record<string, Verb>> = {
@@ -97,6 +108,54 @@ const VERBS: Readonly<Record<string, Verb>> = {
         : job.status === "failed"
         ? `failed: ${job.error}`
         : "no snapshot was taken",
+  },
+  type: {
+    execute: "x-type",
+    takes: ["TEXT"],
+    arguments: ([text]) => ({ text }),
+  },
+  key: {
+    execute: "send-key",
+    takes: ["KEYS"],
+    arguments: ([keys]) => ({
+      keys: keys.split("-").map((data) => ({ type: "qcode", data })),
+    }),
+  },
+  mouse: {
+    execute: "x-mouse",
+    takes: ["DX", "DY"],
+    mayTake: ["BUTTONS"],
+    arguments: ([dx, dy, buttons]) => ({
+      dx: numberOf("DX", dx),
+      dy: numberOf("DY", dy),
+      ...buttons !== undefined && { buttons: numberOf("BUTTONS", buttons) },
+    }),
+  },
+  screenshot: {
+    execute: "screendump",
+    takes: ["FILE"],
+    mayTake: ["DEVICE"],
+    arguments: ([file, device]) => ({
+      filename: resolve(file),
+      ...device !== undefined && { device },
+    }),
+  },
+  balloon: {
+    execute: "balloon",
+    takes: ["SIZE"],
+    arguments: ([size]) => {
+      const value = parseSize(size);
+      if (value === undefined) {
+        throw new UsageError(
+          `SIZE is "${size}": expected the memory that the guest is to have, such as 512M`,
+        );
+      }
+      return { value };
+    },
+  },
+  "query-balloon": {
+    execute: "query-balloon",
+    show: ({ actual }: { actual: number }) => formatSize(actual),
   },
   "query-devices": {
     execute: "x-query-devices",
@@ -177,6 +236,11 @@ async function ask(
   throw new CliError(`the machine at "${path}" ended before it replied`);
 }
 
+/** What follows a verb, as messages say it. */
+function usage({ takes = [], mayTake = [] }: Verb): string {
+  return [...takes, ...mayTake.map((name) => `[${name}]`)].join(" ");
+}
+
 /** Checks what follows the verb. */
 function checkWords(
   verb: string,
@@ -191,10 +255,13 @@ function checkWords(
       }`,
     );
   }
-  const { takes = [], options: known = [] } = VERBS[verb];
-  if (words.length !== takes.length) {
+  const { takes = [], mayTake = [], options: known = [] } = VERBS[verb];
+  if (
+    words.length < takes.length ||
+    words.length > takes.length + mayTake.length
+  ) {
     throw new UsageError(
-      `ctl ${verb}: expected ${takes.join(" ") || "nothing"} after it`,
+      `ctl ${verb}: expected ${usage(VERBS[verb]) || "nothing"} after it`,
     );
   }
   for (const name of Object.keys(options) as (keyof CtlOptions)[]) {
@@ -227,17 +294,19 @@ export function ctlCommand(setExitCode: (code: number) => void) {
   return new Command()
     .description(
       `Control a machine that runs with --control: ${
-        Object.entries(VERBS).map(([name, { takes = [] }]) =>
-          [name, ...takes].join(" ")
+        Object.entries(VERBS).map(([name, verb]) =>
+          `${name} ${usage(verb)}`.trim()
         ).join(", ")
       }.`,
     )
-    .arguments("<socket:file> <verb:string> [first:string] [second:string]")
+    .arguments(
+      "<socket:file> <verb:string> [first:string] [second:string] [third:string]",
+    )
     .option("--json", "Print the machine's reply as JSON.")
     .option("--check", "Only list what is in the way of a checkpoint.")
     .option("--incremental", "Leave out what the last snapshot has.")
-    .action(async (options, socket, name, first, second) => {
-      const words = [first, second].filter((word) => word !== undefined);
+    .action(async (options, socket, name, first, second, third) => {
+      const words = [first, second, third].filter((word) => word !== undefined);
       const verb = checkWords(name, words, options);
       const reporter = new ProgressReporter();
       let reply: unknown;

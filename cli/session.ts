@@ -12,16 +12,17 @@ import {
   type CharBackend,
   MachineError,
 } from "../core/plugin.ts";
-import { ChardevError, type ChardevHost } from "../host/chardev/mod.ts";
+import { ChardevError } from "../host/chardev/mod.ts";
 import { Batch } from "../host/chardev/queues.ts";
 import type { ExecOutputFilter } from "../host/guests/exec.ts";
 import { ProgressReporter } from "../host/guests/progress.ts";
+import { InputHub } from "../host/input/hub.ts";
 import {
   ESCAPE_HELP,
   onEndingSignal,
   signalExitCode,
 } from "../host/terminal.ts";
-import { openBackend } from "./backends.ts";
+import { type BackendHost, openBackend } from "./backends.ts";
 import { Boot, sessionSchema } from "./boot.ts";
 import { checkSnapshot, reportCheck } from "./check.ts";
 import type { Checkpoints } from "./checkpoints.ts";
@@ -120,7 +121,7 @@ function saveOnSignal(checkpoints: Checkpoints, path: string): () => void {
 async function openBackends(
   devices: readonly PlannedDevice[],
   exec: ExecOutputFilter | undefined,
-  host: ChardevHost,
+  host: BackendHost,
   brokenPipe: () => void,
   closers: Closers,
 ): Promise<(Backends[keyof Backends] | undefined)[]> {
@@ -285,13 +286,14 @@ export async function run(options: RunOptions): Promise<number> {
       : Boot.restore(snapshot.reader, options, note);
     const trace = openTrace(kinds, options.traceFile);
     closers.push(() => trace.close());
-    const host: ChardevHost = {
+    const host: BackendHost = {
       isRestored: snapshot !== undefined,
       escape: {
         quit: end,
         help: () => console.error(ESCAPE_HELP),
       },
       notify: note,
+      input: new InputHub(),
     };
     const warned = new Map<string, string>();
     const backends = await openBackends(
@@ -363,6 +365,7 @@ export async function run(options: RunOptions): Promise<number> {
       machine: made,
       devices,
       backends,
+      input: host.input,
       prepareReset: async () => void await boot.load(),
     });
     const ended: { result?: RunResult } = {};

@@ -23,6 +23,7 @@ import {
   type DisplayBackend,
   type DmaMemory,
   type FirmwareNode,
+  type InputBackend,
   type MachineControl,
   MachineError,
   type NetBackend,
@@ -102,6 +103,9 @@ function withDefaults(
   return { ...values, ...given };
 }
 
+/** Keys and motions that a device holds while it does not run; what comes after them is lost. */
+const MAX_HELD_EVENTS = 4096;
+
 /** A device of a machine. */
 export class Instance {
   /** Its id and the name of its plugin. */
@@ -116,6 +120,8 @@ export class Instance {
   readonly #made: InstanceOptions;
   readonly #place: Place;
   readonly #device: Device;
+  /** What the user does while it does not run. */
+  readonly #held: (() => void)[] = [];
   #started = false;
   #paused = false;
   #save: (() => unknown) | undefined;
@@ -218,6 +224,8 @@ export class Instance {
         return this.#charBackend(backend as CharBackend);
       case "net":
         return this.#netBackend(backend as NetBackend);
+      case "input":
+        return this.#inputBackend(backend as InputBackend);
       case "display":
         return this.#displayBackend(backend as DisplayBackend);
       case "block":
@@ -225,6 +233,38 @@ export class Instance {
       default:
         return backend as Backends[keyof Backends];
     }
+  }
+
+  #inputBackend(backend: InputBackend): InputBackend {
+    const own = this.#place.input(backend);
+    const guarded = (listener: (...event: number[]) => void) => {
+      const deliver = (...event: number[]) => {
+        this.#guard("user input", () => listener(...event));
+        this.#around.wake();
+      };
+      return (...event: number[]) => {
+        if (this.#started && !this.#paused) deliver(...event);
+        else if (this.#held.length < MAX_HELD_EVENTS) {
+          this.#held.push(() => deliver(...event));
+        }
+      };
+    };
+    return {
+      onKey: (listener) => {
+        const take = guarded((usage, down) => listener(usage, down === 1));
+        own.onKey((usage, down) => take(usage, down ? 1 : 0));
+      },
+      onPointer: (listener) =>
+        own.onPointer(guarded(listener as (...motion: number[]) => void)),
+      onTablet: (listener) =>
+        own.onTablet(guarded(listener as (...position: number[]) => void)),
+      setLeds: own.setLeds,
+    };
+  }
+
+  /** Gives the device what the user did while it was paused. */
+  #deliverHeld(): void {
+    for (const deliver of this.#held.splice(0)) deliver();
   }
 
   #displayBackend(backend: DisplayBackend): DisplayBackend {
@@ -325,6 +365,7 @@ export class Instance {
     if (this.#started) return;
     this.#started = true;
     this.#guard("start", () => this.#device.start?.());
+    this.#deliverHeld();
   }
 
   /**
@@ -411,6 +452,7 @@ export class Instance {
     if (!this.#paused) return this.start();
     this.#paused = false;
     this.#guard("resume", () => this.#device.resume?.());
+    this.#deliverHeld();
   }
 
   /** The machine ends. */

@@ -19,6 +19,7 @@ import {
   type Claim,
   type CpuPort,
   type DisplayBackend,
+  type InputBackend,
   type InterruptFabric,
   type IrqLine,
   type IsaBus,
@@ -570,6 +571,41 @@ export class Place {
           listener,
           (shared) => backend.onLink(() => shared.target()),
         ),
+    };
+  }
+
+  /**
+   * The keys and pointers of the device: of the machine's devices one has them.
+   *
+   * @param backend Where they come from.
+   * @returns The same, as the device sees it.
+   */
+  input(backend: InputBackend): InputBackend {
+    return {
+      onKey: (listener) =>
+        void this.#share(
+          "its keys",
+          listener,
+          (shared) =>
+            backend.onKey((usage, down) => shared.target(usage, down)),
+        ),
+      onPointer: (listener) =>
+        void this.#share(
+          "its pointer",
+          listener,
+          (shared) =>
+            backend.onPointer((...motion) => shared.target(...motion)),
+        ),
+      onTablet: (listener) =>
+        void this.#share(
+          "its tablet",
+          listener,
+          (shared) =>
+            backend.onTablet((...position) => shared.target(...position)),
+        ),
+      setLeds: (leds) => {
+        if (this.#live) backend.setLeds(leds);
+      },
     };
   }
 

@@ -610,6 +610,42 @@ export interface DisplayBackend {
   show(picture: Picture): void;
 }
 
+/**
+ * Keys and pointers of the user, as a keyboard or mouse sees them. While the device does not run, or is paused, events
+ * wait in a bounded queue.
+ */
+export interface InputBackend {
+  /**
+   * Takes the keys.
+   *
+   * @param listener Gets the USB HID usage (page 7) of a key and whether it went down.
+   */
+  onKey(listener: (usage: number, down: boolean) => void): void;
+  /**
+   * Takes the motion of a mouse.
+   *
+   * @param listener Gets counts to the right and towards the user, wheel steps away from the user, and the buttons that
+   * are down as a bit mask (1 left, 2 right, 4 middle, 8 back, 16 forward).
+   */
+  onPointer(
+    listener: (dx: number, dy: number, wheel: number, buttons: number) => void,
+  ): void;
+  /**
+   * Takes the positions of a tablet.
+   *
+   * @param listener Gets the position, 0 to 32767 from the left and from the top, wheel steps and buttons.
+   */
+  onTablet(
+    listener: (x: number, y: number, wheel: number, buttons: number) => void,
+  ): void;
+  /**
+   * Shows the LEDs of the keyboard.
+   *
+   * @param leds As the guest set them: 1 num, 2 caps, 4 scroll.
+   */
+  setLeds(leds: number): void;
+}
+
 /** The backends a device may be given; which one is there follows from the plugin's `backend` kind. */
 export interface Backends {
   /** A character stream. */
@@ -620,6 +656,8 @@ export interface Backends {
   net: NetBackend;
   /** A display. */
   display: DisplayBackend;
+  /** Keys and pointers. */
+  input: InputBackend;
 }
 
 /** A value for one option of a plugin. */

@@ -7,7 +7,12 @@ import { dirname } from "node:path";
 import { JsonMessages } from "./json_messages.ts";
 
 /** The type of an argument. */
-export type ArgumentType = "string" | "boolean" | "number" | "object";
+export type ArgumentType =
+  | "string"
+  | "boolean"
+  | "number"
+  | "object"
+  | "array";
 
 /** The arguments of a command, as they were checked. */
 export type ControlArguments = Readonly<Record<string, unknown>>;
@@ -135,8 +140,10 @@ function checkArguments(
       throw new ControlError(`Parameter '${name}' is unexpected`);
     }
     const type = types[name].replace("?", "");
-    const actual = value === null || Array.isArray(value)
-      ? "null or array"
+    const actual = value === null
+      ? "null"
+      : Array.isArray(value)
+      ? "array"
       : typeof value;
     if (actual !== type) {
       throw new ControlError(

@@ -26,6 +26,7 @@ export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
   q35: loader(() => import("./legacy/q35.ts")),
   lpc: loader(() => import("./legacy/lpc.ts")),
   pmtimer: loader(() => import("./legacy/pmtimer.ts")),
+  i8042: loader(() => import("./legacy/i8042.ts")),
   uart: loader(() => import("./legacy/uart.ts")),
   ahci: loader(() => import("./ahci/ahci.ts")),
   vga: loader(() => import("./legacy/vga.ts")),

@@ -8,6 +8,7 @@ import type {
   BlockBackend,
   CharBackend,
   DisplayBackend,
+  InputBackend,
   NetBackend,
   Picture,
   Rectangle,
@@ -341,6 +342,71 @@ export class TestNet implements NetBackend {
   continue(other: TestNet): void {
     this.#queue = [...other.#queue];
     this.#link = other.#link;
+  }
+}
+
+/** A user of whom the test is the hands. */
+export class TestInput implements InputBackend {
+  /** The LEDs as the guest set them last: 1 num, 2 caps, 4 scroll. */
+  leds = 0;
+  #key: (usage: number, down: boolean) => void = () => {};
+  #pointer: (dx: number, dy: number, wheel: number, buttons: number) => void =
+    () => {};
+  #tablet: (x: number, y: number, wheel: number, buttons: number) => void =
+    () => {};
+
+  onKey(listener: (usage: number, down: boolean) => void): void {
+    this.#key = listener;
+  }
+
+  onPointer(
+    listener: (dx: number, dy: number, wheel: number, buttons: number) => void,
+  ): void {
+    this.#pointer = listener;
+  }
+
+  onTablet(
+    listener: (x: number, y: number, wheel: number, buttons: number) => void,
+  ): void {
+    this.#tablet = listener;
+  }
+
+  setLeds(leds: number): void {
+    this.leds = leds;
+  }
+
+  /**
+   * Presses or releases keys, one after the other.
+   *
+   * @param down Whether they go down.
+   * @param usages Their HID usages.
+   */
+  key(down: boolean, ...usages: number[]): void {
+    for (const usage of usages) this.#key(usage, down);
+  }
+
+  /**
+   * Moves the mouse, turns its wheel, presses its buttons.
+   *
+   * @param dx Counts to the right.
+   * @param dy Counts towards the user.
+   * @param wheel Steps away from the user.
+   * @param buttons Those that are down.
+   */
+  move(dx: number, dy: number, wheel = 0, buttons = 0): void {
+    this.#pointer(dx, dy, wheel, buttons);
+  }
+
+  /**
+   * Moves the pen of a tablet.
+   *
+   * @param x 0 to 32767 from the left.
+   * @param y 0 to 32767 from the top.
+   * @param wheel Steps away from the user.
+   * @param buttons Those that are down.
+   */
+  point(x: number, y: number, wheel = 0, buttons = 0): void {
+    this.#tablet(x, y, wheel, buttons);
   }
 }
 

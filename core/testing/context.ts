@@ -20,7 +20,13 @@ import {
   type Surroundings,
 } from "../instance.ts";
 import { GuestMemory, PAGE_SIZE } from "../memory/memory.ts";
-import { TestBlock, TestChar, TestDisplay, TestNet } from "./backends.ts";
+import {
+  TestBlock,
+  TestChar,
+  TestDisplay,
+  TestInput,
+  TestNet,
+} from "./backends.ts";
 import { Meter, metered } from "./metered.ts";
 import type {
   AccessSize,
@@ -229,6 +235,12 @@ export class TestContext {
   readonly nets: TestNet[] = [];
   /** Displays that were made for devices. */
   readonly displays: TestDisplay[] = [];
+  /**
+   * The users that were made for devices.
+   *
+   * @internal
+   */
+  readonly inputs: TestInput[] = [];
   readonly #watchers: ((access: ObservedAccess) => void)[] = [];
   readonly #recorder: LocalApic = {
     id: TEST_LOCAL_APIC_ID,
@@ -384,6 +396,11 @@ export class TestContext {
         this.nets.push(made);
         return made;
       }
+      case "input": {
+        const made = new TestInput();
+        this.inputs.push(made);
+        return made;
+      }
       case "display": {
         const made = new TestDisplay();
         this.displays.push(made);
@@ -437,6 +454,15 @@ export class TestContext {
    */
   get display(): TestDisplay {
     return there(this.displays, "display");
+  }
+
+  /**
+   * The user of the first device that has one.
+   *
+   * @throws {TypeError} When no backend was made for a device.
+   */
+  get input(): TestInput {
+    return there(this.inputs, "input");
   }
 
   /**

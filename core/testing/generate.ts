@@ -25,6 +25,10 @@ const MICROSECOND = 1_000;
 const MILLISECOND = 1_000_000;
 const SECOND = 1_000_000_000;
 const LONGEST_INPUT = 24;
+/** Right and lower edges of a tablet. */
+const TABLET_MAX = 0x7fff;
+/** A and B, Print Screen, Pause, both Controls, Shift, Alt. */
+const USUAL_KEYS = [0x04, 0x05, 0x46, 0x48, 0xe0, 0xe4, 0xe1, 0xe6];
 /** How often operations of each kind are tried, in proportion. */
 const WEIGHT = {
   step: 4,
@@ -259,6 +263,41 @@ function backends(machine: TestContext): Weighted[] {
       fc.constant({ do: "block output" }),
       fc.constant({ do: "drain output" }),
       record({ do: fc.constant("link" as const), level: fc.boolean() }),
+    );
+  }
+  if (machine.inputs.length > 0) {
+    const wheel = fc.integer({ min: -10, max: 10 });
+    const buttons = fc.nat(0x1f);
+    const count = fc.oneof(
+      fc.integer({ min: -20, max: 20 }),
+      fc.integer({ min: -1000, max: 1000 }),
+    );
+    const position = fc.nat(TABLET_MAX);
+    const key = record({
+      do: fc.constant("key" as const),
+      usage: fc.oneof(
+        fc.constantFrom(...USUAL_KEYS),
+        fc.integer({ min: 0, max: 0xff }),
+      ),
+      down: fc.boolean(),
+    });
+    found.push(
+      key,
+      key,
+      record({
+        do: fc.constant("move" as const),
+        dx: count,
+        dy: count,
+        wheel,
+        buttons,
+      }),
+      record({
+        do: fc.constant("point" as const),
+        x: position,
+        y: position,
+        wheel,
+        buttons,
+      }),
     );
   }
   if (machine.blocks.length > 0) {

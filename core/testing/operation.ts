@@ -31,6 +31,9 @@ export type Operation =
   | { do: "drain output" }
   | { do: "receive"; frame: Uint8Array }
   | { do: "link"; level: boolean }
+  | { do: "key"; usage: number; down: boolean }
+  | { do: "move"; dx: number; dy: number; wheel: number; buttons: number }
+  | { do: "point"; x: number; y: number; wheel: number; buttons: number }
   | { do: "hold disk" }
   | { do: "release disk" }
   | { do: "answer disk"; which: number; fails: boolean }
@@ -112,6 +115,15 @@ export function describe(operation: Operation): string {
       return `receive a frame of ${operation.frame.length} bytes: ${operation.frame.toHex()}`;
     case "link":
       return `the link goes ${operation.level ? "up" : "down"}`;
+    case "key":
+      return `key ${hex(operation.usage)} goes ${
+        operation.down ? "down" : "up"
+      }`;
+    case "move":
+    case "point": {
+      const { do: _, ...motion } = operation;
+      return `${what} ${JSON.stringify(motion)}`;
+    }
     case "answer disk":
       return `answer disk request ${operation.which}${
         operation.fails ? " with an error" : ""
@@ -195,6 +207,16 @@ export function perform(machine: TestContext, operation: Operation): unknown {
     case "link":
       for (const net of machine.nets) net.link = operation.level;
       return undefined;
+    case "key":
+      return machine.inputs[0]?.key(operation.down, operation.usage);
+    case "move": {
+      const { dx, dy, wheel, buttons } = operation;
+      return machine.inputs[0]?.move(dx, dy, wheel, buttons);
+    }
+    case "point": {
+      const { x, y, wheel, buttons } = operation;
+      return machine.inputs[0]?.point(x, y, wheel, buttons);
+    }
     case "hold disk":
       return machine.blocks[0]?.hold();
     case "release disk":

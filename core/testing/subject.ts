@@ -143,6 +143,7 @@ export class Subject {
       sent: machine.chars.map(({ sent }) => sent),
       frames: machine.nets.map(({ sent }) => sent),
       disk: machine.blocks.map(({ journal }) => journal),
+      leds: machine.inputs.map(({ leds }) => leds),
     };
   }
 
