@@ -15,10 +15,6 @@ const GIB = 1024 * MIB;
 export const E820_RAM = 1;
 /** AddressRangeReserved. */
 export const E820_RESERVED = 2;
-/** AddressRangeACPI: reclaimable after the tables are read. */
-export const E820_ACPI = 3;
-/** AddressRangeNVS. */
-export const E820_NVS = 4;
 
 /** End of conventional memory; the extended BIOS data area follows. */
 export const EBDA_BASE = 0x9fc00;

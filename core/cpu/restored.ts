@@ -4,10 +4,8 @@
  * @module
  */
 import type { Cpu } from "./cpu.ts";
-import type { CpuSaved } from "./saved.ts";
+import { type CpuSaved, DEBUG_REGISTERS } from "./saved.ts";
 import { CpuState, OFF, SEGMENT_NAMES, ST_STRIDE } from "./state.ts";
-
-const DEBUG_REGISTERS = [0, 1, 2, 3, 6, 7];
 
 /**
  * Puts a state into a vCPU that is not running.

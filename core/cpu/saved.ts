@@ -30,7 +30,8 @@ import {
 /** Bytes of an x87 register. */
 const ST_BYTES = 10;
 const X87_REGISTERS = 8;
-const DEBUG_REGISTERS = [0, 1, 2, 3, 6, 7];
+/** The debug registers that are saved, in this order. */
+export const DEBUG_REGISTERS = [0, 1, 2, 3, 6, 7];
 const MTRR_FIXED = 11;
 const MTRR_VARIABLE = 16;
 

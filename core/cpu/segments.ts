@@ -62,8 +62,6 @@ export const TYPE = {
 
 /** Attributes that a register gets in real mode: present, accessed, writable data. */
 export const REAL_DATA_ATTR = ATTR.P | ATTR.S | TYPE.WRITABLE | TYPE.ACCESSED;
-/** As {@linkcode REAL_DATA_ATTR}, for CS. */
-export const REAL_CODE_ATTR = REAL_DATA_ATTR | TYPE.CODE;
 /** Attributes of every segment in virtual-8086 mode: DPL 3. */
 export const V86_ATTR = REAL_DATA_ATTR | ATTR.DPL;
 

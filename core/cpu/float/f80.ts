@@ -145,19 +145,6 @@ export function roundPack(
 }
 
 /**
- * Encodes a finite number that needs no rounding.
- *
- * @param value The number.
- * @returns It.
- */
-export function packExact(value: Unpacked): F80 {
-  if (value.kind === Kind.Zero) return zero(value.sign);
-  const biased = value.exp + BIAS;
-  if (biased > 0) return { se: (value.sign << 15) | biased, sig: value.sig };
-  return { se: value.sign << 15, sig: value.sig >> BigInt(1 - biased) };
-}
-
-/**
  * Makes a NaN quiet.
  *
  * @param value A NaN.

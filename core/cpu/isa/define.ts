@@ -34,7 +34,7 @@
  *
  * @module
  */
-import type { Emitter, Operand } from "../emitter.ts";
+import type { Emitter } from "../emitter.ts";
 import type { HelperCpu, Insn } from "../helper.ts";
 
 /** What an instruction does, written once for all tiers. Operands come in the order of the declaration. */
@@ -131,6 +131,3 @@ export function allDefinitions(): readonly Definition[] {
 export function allSlowPaths(): ReadonlyMap<string, (cpu: HelperCpu) => void> {
   return slowPaths;
 }
-
-/** Narrows an operand list for semantics with a fixed number of operands. */
-export type Operands2 = [Operand, Operand];

@@ -75,11 +75,6 @@ export function direct(name: string): Packed2 {
   return (e, a, b) => e.op(name, a, b);
 }
 
-/** The wasm instruction `name` as a packed operation of one operand. */
-export function directUnary(name: string): Packed1 {
-  return (e, a) => e.op(name, a);
-}
-
 /** `~a & b` (PANDN, ANDNPS). */
 export const andNot: Packed2 = (e, a, b) => e.op("v128.andnot", b, a);
 
