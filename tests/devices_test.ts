@@ -211,7 +211,7 @@ debianTest(
       );
       await first.type("ping 10.0.2.2 > /tmp/ping &");
       await first.type(
-        `wget -q -O - http://10.0.2.2:${server.addr.port}/ | dd of=/dev/vda bs=4k iflag=fullblock 2> /dev/null; sync; echo copied &`,
+        `wget -q -O - http://10.0.2.2:${server.addr.port}/ | dd of=/dev/vda bs=4k iflag=fullblock 2> /dev/null; sync; echo copied`,
       );
       await isAsked;
       const suspended = await diapause(
