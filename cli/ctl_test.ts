@@ -105,6 +105,7 @@ Deno.test("ctl refuses what it does not know", () =>
     await refused("ctl checkpoint: expected FILE after it", "checkpoint");
     await refused("ctl stop: expected nothing after it", "stop", "it");
     await refused("ctl stop has no option --check", "stop", "--check");
+    await refused('SIZE is "much": expected the memory', "balloon", "much");
     await refused(
       "ctl replace-device: expected ID SPEC",
       "replace-device",
