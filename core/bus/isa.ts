@@ -34,13 +34,13 @@ export interface MemoryMap {
    * @param base First address.
    * @param length Bytes.
    * @param handler Answers; its address is the offset in the range.
-   * @param below Under the claims that are there already, not over them.
+   * @param rank Under the claims without one, and under those of a lower one.
    */
   claim(
     base: number,
     length: number,
     handler: IoHandler,
-    below?: boolean,
+    rank?: number,
   ): Claim;
 }
 
@@ -69,6 +69,11 @@ interface PortClaim {
   handler: IoHandler;
   /** The claim is one register of this width at `first`, whoever has the ports after it. */
   register?: AccessSize;
+}
+
+/** Ports that the guest placed. */
+interface Overlay extends PortClaim {
+  rank: number;
 }
 
 /**
@@ -135,7 +140,7 @@ export class Isa {
   /** Index into {@linkcode #claims} by port; 0 for none. */
   readonly #ports = new Uint16Array(PORTS);
   readonly #claims: (PortClaim | undefined)[] = [undefined];
-  #overlays: PortClaim[] = [];
+  #overlays: Overlay[] = [];
   readonly #regions: { owner: Owner; base: number; end: number }[] = [];
   readonly #memory: MemoryMap;
   readonly #fault: FaultSink;
@@ -227,13 +232,14 @@ export class Isa {
   }
 
   /**
-   * Claims ports that the guest placed (a PCI I/O BAR): they lie under the fixed claims and may
-   * overlap anything.
+   * Claims ports that the guest placed (a PCI I/O BAR): they lie under the fixed claims and those
+   * of a lower rank, and may overlap anything.
    *
    * @param owner The device.
    * @param first First port.
    * @param count Number of ports.
    * @param handler Answers; its address is the offset from `first`.
+   * @param rank Its rank.
    * @returns The claim.
    */
   overlayPorts(
@@ -241,8 +247,10 @@ export class Isa {
     first: number,
     count: number,
     handler: IoHandler,
+    rank: number,
   ): Claim {
-    const overlay: PortClaim = {
+    const overlay: Overlay = {
+      rank,
       owner,
       first,
       end: first + count,
@@ -252,6 +260,7 @@ export class Isa {
       },
     };
     this.#overlays.push(overlay);
+    this.#overlays.sort((a, b) => a.rank - b.rank);
     return {
       release: () => {
         this.#overlays = this.#overlays.filter((o) => o !== overlay);

@@ -87,7 +87,7 @@ Deno.test("overlaid ports lie under fixed claims and give offsets", () => {
   const machine = new TestContext();
   const fixed = recorder(0x11);
   const overlay = recorder(0x22);
-  const claim = machine.isa.overlayPorts(two, 0x300, 16, overlay.handler);
+  const claim = machine.isa.overlayPorts(two, 0x300, 16, overlay.handler, 0);
   machine.isa.claimPorts(one, 0x304, 4, fixed.handler);
   assertEquals(machine.in(0x304), 0x11);
   assertEquals(machine.in(0x308, 4), 0x22222222);

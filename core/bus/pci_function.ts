@@ -38,6 +38,8 @@ import {
 import type { PciFunctionState, PciWires } from "./pci.ts";
 
 const PORTS = 0x10000;
+/** Functions of a slot. */
+const FUNCTIONS = 8;
 const FOUR_GIB = 0x1_0000_0000;
 /** Offsets in an MSI-X table entry (6.8.2.6 to 6.8.2.9). */
 const ENTRY_ADDRESS = 0;
@@ -372,8 +374,15 @@ export class PciSlotFunction implements PciFunction {
     this.#mappings[bar.index] = undefined;
     if (address === undefined) return;
     const handler = this.#handler(bar);
+    const rank = (this.slot * FUNCTIONS + this.fn) * BARS + bar.index;
     const claim = bar.kind === "io"
-      ? this.#wires.isa.overlayPorts(this.owner, address, bar.size, handler)
+      ? this.#wires.isa.overlayPorts(
+        this.owner,
+        address,
+        bar.size,
+        handler,
+        rank,
+      )
       : this.#wires.memory.claim(
         address,
         bar.size,
@@ -385,7 +394,7 @@ export class PciSlotFunction implements PciFunction {
           this.#wires.fault,
           () => this.#wires.trace.mmio,
         ),
-        true,
+        rank,
       );
     this.#mappings[bar.index] = { address, claim };
   }

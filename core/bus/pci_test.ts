@@ -137,6 +137,42 @@ Deno.test("a BAR never covers a fixed region", () => {
   assertEquals(machine.load(0xfee01000), 0x1002);
 });
 
+Deno.test("of BARs at one place the first function's answers, in whatever order they came there", () => {
+  const answering = (value: number) => ({
+    read: () => value,
+    write: () => {},
+  });
+  const two = () => {
+    const machine = new TestContext();
+    for (const [slot, owned] of [[SLOT, owner], [SLOT + 1, other]] as const) {
+      machine.pci.attach(owned, {
+        vendor: 0x1234,
+        device: 0x5678,
+        classCode: 0x020000,
+        address: { slot, fn: 0 },
+        bars: [
+          { index: 0, kind: "io", size: 32, handler: answering(slot) },
+          { index: 1, kind: "memory", size: 4096, handler: answering(slot) },
+        ],
+      });
+    }
+    const answers = () => [machine.in(IO_BASE), machine.load(MEMORY_BASE)];
+    return { machine, answers };
+  };
+  for (const order of [[SLOT, SLOT + 1], [SLOT + 1, SLOT]]) {
+    const { machine, answers } = two();
+    for (const slot of order) {
+      machine.configWrite(slot, 0, REG.BAR0, IO_BASE, 4);
+      machine.configWrite(slot, 0, REG.BAR0 + 4, MEMORY_BASE, 4);
+      machine.configWrite(slot, 0, REG.COMMAND, 0x03, 2);
+    }
+    assertEquals(answers(), [SLOT, SLOT]);
+    const copy = two();
+    copy.machine.pci.restore(machine.pci.save());
+    assertEquals(copy.answers(), [SLOT, SLOT]);
+  }
+});
+
 Deno.test("configuration mechanism 1 and ECAM see the same registers", () => {
   fc.assert(fc.property(
     fc.nat(0x3f),

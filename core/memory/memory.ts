@@ -64,7 +64,11 @@ interface MmioRegion {
   base: number;
   end: number;
   handler: IoHandler;
+  rank: number;
 }
+
+/** Of a region that lies over all that have a rank. */
+const NO_RANK = -1;
 
 /** Bytes of wasm memory below RAM: vCPU states, TLBs, jump cache, records. */
 export const ENGINE_AREA = 48 << 20;
@@ -247,18 +251,19 @@ export class GuestMemory implements DmaMemory {
   }
 
   /**
-   * Gives a range of physical addresses to a handler. A later claim lies over an earlier one, unless it is `below`
-   * all others (a PCI BAR, which the guest may place anywhere).
+   * Gives a range of physical addresses to a handler. A later claim lies over an earlier one. One with a `rank` (a PCI
+   * BAR, which the guest may place anywhere) lies below all that have none, and below those of a lower rank: who
+   * answers does not depend on who came first, which no snapshot tells.
    */
   claim(
     base: number,
     length: number,
     handler: IoHandler,
-    below = false,
+    rank = NO_RANK,
   ): Claim {
-    const region = { base, end: base + length, handler };
-    if (below) this.regions.push(region);
-    else this.regions.unshift(region);
+    const region = { base, end: base + length, handler, rank };
+    const at = this.regions.findIndex((other) => other.rank >= rank);
+    this.regions.splice(at < 0 ? this.regions.length : at, 0, region);
     this.last = undefined;
     this.onMapChanged();
     return {
