@@ -20,6 +20,7 @@ import { inputCommands } from "./input.ts";
 import { hardwareQueries } from "./queries.ts";
 import { planReplacement } from "./replacement.ts";
 import type { PlannedDevice } from "./setup.ts";
+import { displaysOf, screenCommands } from "./screen.ts";
 
 /** Name of the event that tells how far a snapshot has come. */
 export const SNAPSHOT_EVENT = "X_SNAPSHOT";
@@ -150,6 +151,7 @@ export class Control {
       ...hardwareQueries(machine, devices, backends),
       ...inputCommands(input),
       stop: {
+      ...screenCommands(displaysOf(devices, backends)),
         run: async () => {
           if (machine.paused) return;
           await machine.pause();

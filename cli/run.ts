@@ -89,6 +89,10 @@ export function runCommand(setExitCode: (code: number) => void) {
       "--control <path:file>",
       "A UNIX socket that speaks QMP; ctl is its client.",
     )
+    .option(
+      "--vnc <address:string>",
+      "Show the first display to VNC clients: [HOST]:DISPLAY, such as :0, or unix=PATH.",
+    )
     .example("disk and console:", "--dev virtio-blk:image=disk.img,uart")
     .example("your own kernel:", "--kernel bzImage --append console=ttyS0")
     .action(async (options) => {
@@ -135,6 +139,8 @@ export interface RunOptions {
   check?: true;
   /** `--control`. */
   control?: string;
+  /** `--vnc`. */
+  vnc?: string;
   /** `--snapshot`. */
   snapshot?: string;
 }

@@ -29,6 +29,7 @@ import type { Checkpoints } from "./checkpoints.ts";
 import { Control } from "./control.ts";
 import { CliError, EXIT_DONE, EXIT_FAILED, reason } from "./errors.ts";
 import { DEFAULT_CLOCK, type RunOptions } from "./run.ts";
+import { serveVnc, vncAddress } from "./screen.ts";
 import { plan, type PlannedDevice } from "./setup.ts";
 import {
   type OpenSnapshot,
@@ -240,6 +241,7 @@ export async function run(options: RunOptions): Promise<number> {
     );
   }
   const planned = await plan(options);
+  const vnc = options.vnc === undefined ? undefined : vncAddress(options.vnc);
   const { trace: kinds } = planned;
   let { memory, devices } = planned;
   let clock: ClockMode = options.clock ?? DEFAULT_CLOCK;
@@ -375,6 +377,10 @@ export async function run(options: RunOptions): Promise<number> {
     }
     if (options.control !== undefined) await control.listen(options.control);
     if (target !== undefined || options.control !== undefined) {
+    if (vnc !== undefined) {
+      const server = serveVnc(vnc, devices, backends, host.input, note);
+      closers.push(() => server.close());
+    }
       boot.prepareRecord();
     }
     const result = ended.result = await runToEnd(
