@@ -49,6 +49,7 @@ export {
   TestBlock,
   TestChar,
   TestDisplay,
+  TestInput,
   TestNet,
 } from "./core/testing/backends.ts";
 export {

@@ -143,7 +143,9 @@ export class Subject {
       sent: machine.chars.map(({ sent }) => sent),
       frames: machine.nets.map(({ sent }) => sent),
       disk: machine.blocks.map(({ journal }) => journal),
-      leds: machine.inputs.map(({ leds }) => leds),
+      // Only where there are any: golden snapshots of other devices were made without.
+      ...machine.inputs.length > 0 &&
+        { leds: machine.inputs.map(({ leds }) => leds) },
     };
   }
 
