@@ -10,7 +10,7 @@ import type {
 } from "../core/plugin.ts";
 import { NET_FORMS } from "../host/net/mod.ts";
 import { IMAGE_FORMATS } from "../host/block/chain.ts";
-import type { PinnedBlock } from "../host/block/mod.ts";
+import type { PinnedBlock, RemovableBlock } from "../host/block/mod.ts";
 import type { ChardevHost } from "../host/chardev/mod.ts";
 import type { InputHub } from "../host/input/hub.ts";
 
@@ -143,7 +143,7 @@ export interface OpenBackend {
   /** What the device sees. */
   backend: Backends[keyof Backends];
   /** A disk in files, which snapshots pin. */
-  image?: PinnedBlock;
+  image?: PinnedBlock | RemovableBlock;
   /** Flushes and closes it. */
   close(): Promise<void>;
 }
@@ -156,6 +156,7 @@ export interface OpenBackend {
  * @param options The options that choose it; `backend` is set for a chardev.
  * @param host What it may need: a disk tells through `notify` where its writes go.
  * @param restoredFrom The snapshot that the machine is restored from.
+ * @param removable Whether a disk is a drive whose medium may be changed.
  * @returns The backend.
  */
 export async function openBackend(
@@ -164,6 +165,7 @@ export async function openBackend(
   options: Record<string, OptionValue>,
   host: BackendHost,
   restoredFrom?: string,
+  removable = false,
 ): Promise<OpenBackend> {
   if (kind === "char") {
     const { openChardev } = await import("../host/chardev/mod.ts");
@@ -183,12 +185,15 @@ export async function openBackend(
     const { Display } = await import("../host/display/display.ts");
     return { backend: new Display(), close: () => Promise.resolve() };
   }
-  const { openBlock, PinnedBlock } = await import("../host/block/mod.ts");
+  const { openBlock, openRemovable, MemoryBlock } = await import(
+    "../host/block/mod.ts"
+  );
   const { notify } = host;
-  const block = await openBlock(options, { id, restoredFrom, notify });
+  const open = removable ? openRemovable : openBlock;
+  const block = await open(options, { id, restoredFrom, notify });
   return {
     backend: block,
-    image: block instanceof PinnedBlock ? block : undefined,
+    image: block instanceof MemoryBlock ? undefined : block,
     close: () => block.close(),
   };
 }

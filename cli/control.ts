@@ -17,10 +17,11 @@ import type { InputHub } from "../host/input/hub.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { CliError, reason } from "./errors.ts";
 import { inputCommands } from "./input.ts";
+import { mediaCommands } from "./media.ts";
 import { hardwareQueries } from "./queries.ts";
 import { planReplacement } from "./replacement.ts";
-import type { PlannedDevice } from "./setup.ts";
 import { displaysOf, screenCommands } from "./screen.ts";
+import type { PlannedDevice } from "./setup.ts";
 
 /** Name of the event that tells how far a snapshot has come. */
 export const SNAPSHOT_EVENT = "X_SNAPSHOT";
@@ -150,8 +151,9 @@ export class Control {
       },
       ...hardwareQueries(machine, devices, backends),
       ...inputCommands(input),
-      stop: {
+      ...mediaCommands(devices, () => this.#checkpoints.idle()),
       ...screenCommands(displaysOf(devices, backends)),
+      stop: {
         run: async () => {
           if (machine.paused) return;
           await machine.pause();
@@ -193,11 +195,6 @@ export class Control {
         run: (args) => this.#suspend(args),
       },
       "x-query-snapshot": { run: () => this.#checkpoints.job },
-      "x-query-devices": { run: () => machine.configuration.devices },
-      "x-replace-device": {
-        arguments: { id: "string", specifier: "string", options: "object?" },
-        run: (args) => this.#replace(args),
-      },
       balloon: {
         arguments: { value: "number" },
         run: (args) => this.#ask("balloon", args),
@@ -213,6 +210,11 @@ export class Control {
           };
           return this.#ask(command, given, id);
         },
+      },
+      "x-query-devices": { run: () => machine.configuration.devices },
+      "x-replace-device": {
+        arguments: { id: "string", specifier: "string", options: "object?" },
+        run: (args) => this.#replace(args),
       },
     };
   }

@@ -24,6 +24,7 @@ interface CtlOptions {
   json?: true;
   check?: true;
   incremental?: true;
+  force?: true;
 }
 
 /** What a user types. */
@@ -163,6 +164,22 @@ const VERBS: Readonly<Record<string, Verb>> = {
       columns(
         devices.map(({ id, plugin, version }) => [id, `${plugin} ${version}`]),
       ).join("\n"),
+  },
+  eject: {
+    execute: "eject",
+    takes: ["ID"],
+    options: ["force"],
+    arguments: ([id], { force }) => ({ id, ...force && { force } }),
+  },
+  change: {
+    execute: "blockdev-change-medium",
+    takes: ["ID", "FILE"],
+    options: ["force"],
+    arguments: ([id, file], { force }) => ({
+      id,
+      filename: resolve(file),
+      ...force && { force },
+    }),
   },
   "replace-device": {
     execute: "x-replace-device",
@@ -305,6 +322,7 @@ export function ctlCommand(setExitCode: (code: number) => void) {
     .option("--json", "Print the machine's reply as JSON.")
     .option("--check", "Only list what is in the way of a checkpoint.")
     .option("--incremental", "Leave out what the last snapshot has.")
+    .option("--force", "Take the medium though the guest keeps it in.")
     .action(async (options, socket, name, first, second, third) => {
       const words = [first, second, third].filter((word) => word !== undefined);
       const verb = checkWords(name, words, options);

@@ -51,10 +51,17 @@ export class ImagePins {
     for (const { id, image } of this.#devices) {
       if (image === undefined) continue;
       const pin = await image.pin(this.#snapshot);
+      const backend = this.backends.get(id)!;
+      if (pin === undefined) {
+        // An empty drive.
+        delete backend.image;
+        delete backend.format;
+        continue;
+      }
       this.#pins.push(pin);
       images.set(id, pin.image);
       const [{ path, format }] = pin.image.files;
-      Object.assign(this.backends.get(id)!, { image: path, format });
+      Object.assign(backend, { image: path, format });
     }
     return images;
   }

@@ -147,6 +147,7 @@ async function openBackends(
       options.backend,
       host,
       restoredFrom,
+      plugin.removable,
     );
     device.image = open.image;
     closers.push(open.close);
@@ -240,8 +241,8 @@ export async function run(options: RunOptions): Promise<number> {
       await checkSnapshot(options.restore!, options),
     );
   }
-  const planned = await plan(options);
   const vnc = options.vnc === undefined ? undefined : vncAddress(options.vnc);
+  const planned = await plan(options);
   const { trace: kinds } = planned;
   let { memory, devices } = planned;
   let clock: ClockMode = options.clock ?? DEFAULT_CLOCK;
@@ -376,11 +377,11 @@ export async function run(options: RunOptions): Promise<number> {
       closers.push(saveOnSignal(control.checkpoints, target));
     }
     if (options.control !== undefined) await control.listen(options.control);
-    if (target !== undefined || options.control !== undefined) {
     if (vnc !== undefined) {
       const server = serveVnc(vnc, devices, backends, host.input, note);
       closers.push(() => server.close());
     }
+    if (target !== undefined || options.control !== undefined) {
       boot.prepareRecord();
     }
     const result = ended.result = await runToEnd(

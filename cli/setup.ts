@@ -10,7 +10,7 @@ import {
 } from "../core/device_spec.ts";
 import { MachineError } from "../core/plugin.ts";
 import type { Plugin } from "../core/plugin.ts";
-import type { PinnedBlock } from "../host/block/mod.ts";
+import type { PinnedBlock, RemovableBlock } from "../host/block/mod.ts";
 import { PLATFORM } from "../plugins/mod.ts";
 import { type SortedOptions, sortOptions } from "./backends.ts";
 import { absoluteSpecifier, loadPlugin } from "./devices.ts";
@@ -31,7 +31,7 @@ export interface PlannedDevice {
   /** The snapshot that it is restored from. */
   restoredFrom?: string;
   /** Its disk, if it is in files, once that is open. */
-  image?: PinnedBlock;
+  image?: PinnedBlock | RemovableBlock;
 }
 
 /** What the command line asks for. */

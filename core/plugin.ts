@@ -831,6 +831,8 @@ export interface Plugin<
   >;
   /** The kind of backend it needs, if any. Options `backend=` (char) or `image=` (block) choose it. */
   readonly backend?: B;
+  /** Whether the user may change the medium of its disk while the machine runs: it has one that is only read, or none. */
+  readonly removable?: boolean;
   /** The plugin of the controller that it is plugged into: a machine that has none gets one. */
   readonly controller?: string;
   /** Makes the device; claims what it needs and registers its state. */

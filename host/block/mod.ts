@@ -4,6 +4,7 @@ import { MachineError } from "../../core/plugin.ts";
 import { DEFAULT_MEMORY_SIZE, MemoryBlock } from "./memory.ts";
 import { formatOf, knownFormat } from "./chain.ts";
 import { PinnedBlock } from "./pinned.ts";
+import { RemovableBlock } from "./removable.ts";
 
 export type { BlockImage } from "./types.ts";
 export { SECTOR_SIZE } from "./types.ts";
@@ -11,6 +12,7 @@ export { DEFAULT_MEMORY_SIZE, MemoryBlock } from "./memory.ts";
 export { IMAGE_FORMATS, type ImageFormat } from "./chain.ts";
 export { type Pin, PinnedBlock } from "./pinned.ts";
 export { RawBlock } from "./raw.ts";
+export { RemovableBlock } from "./removable.ts";
 
 /** What a block device's options say of its image. */
 export interface BlockOptions {
@@ -88,4 +90,37 @@ export async function openBlock(
     restoredFrom: user.restoredFrom,
     notify: user.notify,
   });
+}
+
+/**
+ * Opens a drive whose medium may be changed: with the image that the options name, or empty.
+ *
+ * @param options What is in it.
+ * @param user Who opens it.
+ * @returns The drive; its user closes it. A scratch disk in memory, for ever, where `size` asks for one.
+ * @throws {MachineError} If the image cannot be opened.
+ */
+export async function openRemovable(
+  options: BlockOptions,
+  user: BlockUser & { id: string },
+): Promise<RemovableBlock | MemoryBlock> {
+  const { image, format, size } = options;
+  if (image === undefined && size !== undefined) {
+    return new MemoryBlock(size, true);
+  }
+  if (image === undefined && format !== undefined) {
+    throw new MachineError(
+      "format= is for an image: give image=PATH, or leave it out for an empty drive",
+    );
+  }
+  const open = async (path: string, format?: string) =>
+    await openBlock(
+      { image: path, format, readonly: true },
+      user,
+    ) as PinnedBlock;
+  return new RemovableBlock(
+    user.id,
+    image === undefined ? undefined : await open(image, format),
+    open,
+  );
 }

@@ -141,6 +141,8 @@ class CdDrive implements Device, SataDrive {
 
   reset(): void {
     this.#requests.cancel();
+    // A tray that the guest has opened is pulled in.
+    this.#block.media?.load();
     this.#state = this.#powerOn();
     this.#block.media?.lock(false);
   }
@@ -578,6 +580,7 @@ export default definePlugin({
   options: driveOptions,
   state: cdState,
   backend: "block",
+  removable: true,
   controller: "ahci",
   create: (ctx, options) => new CdDrive(ctx, identityOf(ctx.id, options)),
 });
