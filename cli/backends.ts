@@ -76,6 +76,14 @@ export const COMMON_OPTIONS: Readonly<Record<string, OptionSpec>> = {
   addr: { type: "string", help: "place on the PCI bus, SLOT or SLOT.FN" },
 };
 
+/** What the options of a drive whose medium may be changed mean where they mean something else. */
+const REMOVABLE_OPTIONS: Readonly<Record<string, OptionSpec>> = {
+  image: {
+    type: "string",
+    help: "image file that is in the drive; an empty drive without it",
+  },
+};
+
 /** A device's options, sorted by who takes them. */
 export interface SortedOptions {
   /** What the plugin declares, and `addr`, which the machine takes. */
@@ -94,6 +102,7 @@ export function allOptions(plugin: Plugin): Record<string, OptionSpec> {
   return {
     ...plugin.options,
     ...plugin.backend && BACKEND_OPTIONS[plugin.backend],
+    ...plugin.removable && REMOVABLE_OPTIONS,
     ...COMMON_OPTIONS,
     ...plugin.options,
   };

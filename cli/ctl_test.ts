@@ -94,6 +94,37 @@ Deno.test("ctl stops, continues, suspends and quits a machine", () =>
     assertEquals((await again.output()).code, 0);
   }, CODE.idle));
 
+Deno.test("ctl changes and ejects the medium of a drive, and snapshots know which it is", () =>
+  withMachine(async ({ directory, socket, args, ctl }) => {
+    const disc = `${directory}/disc.iso`;
+    await Deno.writeFile(disc, new Uint8Array(4096).fill(1));
+    const child = await start(socket, [...args, "--dev", "ahci-cd:id=cd"]);
+    const other = await ctl("eject", "uart0");
+    assertEquals(other.code, 1);
+    assertStringIncludes(other.stderr, "is no drive");
+    const missing = await ctl("change", "cd", `${directory}/none.iso`);
+    assertEquals(missing.code, 1);
+    assertStringIncludes(missing.stderr, "none.iso");
+    assertEquals((await ctl("change", "cd", disc)).code, 0);
+    const file = `${directory}/snapshot`;
+    const saved = await ctl("suspend", file);
+    assertEquals(saved.code, 0, saved.stderr);
+    assertEquals((await child.output()).code, 0);
+    assertStringIncludes((await diapause("inspect", file)).stdout, disc);
+
+    const again = await start(socket, ["--restore", file]);
+    assertEquals((await ctl("eject", "cd")).code, 0);
+    // The medium is nobody's any more.
+    await Deno.remove(disc);
+    const empty = await ctl("suspend", file);
+    assertEquals(empty.code, 0, empty.stderr);
+    assertEquals((await again.output()).code, 0);
+
+    const last = await start(socket, ["--restore", file]);
+    assertEquals((await ctl("quit")).code, 0);
+    assertEquals((await last.output()).code, 0);
+  }, CODE.idle));
+
 Deno.test("ctl refuses what it does not know", () =>
   withMachine(async ({ ctl }) => {
     const refused = async (message: string, ...args: string[]) => {
@@ -111,6 +142,43 @@ Deno.test("ctl refuses what it does not know", () =>
       "replace-device",
       "x",
     );
+  }, CODE.idle));
+
+Deno.test("ctl types and moves the mouse, where there are any", () =>
+  withMachine(async ({ socket, args, ctl }) => {
+    const refused = async (message: string, ...words: string[]) => {
+      const { code, stderr } = await ctl(...words);
+      assertEquals(code, 1);
+      assertStringIncludes(stderr, message);
+    };
+    const done = { code: 0, stdout: "", stderr: "" };
+    const child = await start(socket, [...args.slice(0, -1), "i8042,uart"]);
+    assertEquals(await ctl("type", 'Hello, "world"!\n'), done);
+    assertEquals(await ctl("key", "ctrl-alt-del"), done);
+    assertEquals(await ctl("mouse", "-5", "3"), done);
+    await refused("is on no key of a US keyboard", "type", "naïve");
+    await refused('there is no key "ctlr"', "key", "ctlr-a");
+    await refused(
+      '"buttons" is 32: expected the sum of',
+      "mouse",
+      "0",
+      "0",
+      "32",
+    );
+    await refused(
+      '"dx" is 40000: expected a whole number',
+      "mouse",
+      "40000",
+      "0",
+    );
+    assertStringIncludes((await ctl("mouse", "1")).stderr, "DX DY [BUTTONS]");
+    assertEquals(await ctl("quit"), done);
+    await child.output();
+    const bare = await start(socket, args);
+    await refused("the machine has no keyboard: give it one", "type", "a");
+    await refused("the machine has no mouse", "mouse", "1", "1");
+    await ctl("quit");
+    await bare.output();
   }, CODE.idle));
 
 Deno.test("a QMP client finds what it finds in QEMU", () =>
@@ -200,6 +268,7 @@ Deno.test("a QMP client finds what it finds in QEMU", () =>
         ...[
           "balloon",
           "cont",
+          "input-send-event",
           "query-balloon",
           "query-block",
           "query-chardev",
@@ -207,7 +276,8 @@ Deno.test("a QMP client finds what it finds in QEMU", () =>
         ],
         ...["query-cpus-fast", "query-iothreads", "query-kvm"],
         ...["query-memory-size-summary", "query-name", "query-pci"],
-        ...["query-status", "query-target", "query-version", "quit", "stop"],
+        ...["query-status", "query-target", "query-version", "quit"],
+        ...["send-key", "stop"],
         ...["system_powerdown", "system_reset"],
       ],
     );
