@@ -6,6 +6,8 @@ import { Machine } from "../core/machine.ts";
 import type { Plugin } from "../core/plugin.ts";
 import { MemoryBlock } from "../host/block/mod.ts";
 import { MemoryChardev } from "../host/chardev/memory.ts";
+import { Display } from "../host/display/display.ts";
+import { InputHub } from "../host/input/hub.ts";
 import { openNone } from "../host/net/none.ts";
 import { BUILT_IN, PLATFORM } from "../plugins/mod.ts";
 import { toJson } from "../snapshot/schema.ts";
@@ -176,6 +178,10 @@ async function fullMachine(): Promise<
         ? new MemoryBlock(1 << 20)
         : plugin.backend === "net"
         ? openNone()
+        : plugin.backend === "display"
+        ? new Display()
+        : plugin.backend === "input"
+        ? new InputHub().connect().backend
         : undefined,
     })),
   });
