@@ -44,6 +44,7 @@ Deno.test("ctl takes the same screenshot before a suspend and after the restore"
         const wrong = await ctl("screenshot", shot("none"), "uart0");
         assertEquals(wrong.code, 1);
         assertMatch(wrong.stderr, /"uart0": the machine has vga0, fbuf0/);
+        assertEquals((await Deno.stat(vnc)).mode! & 0o777, 0o600);
         const client = await Deno.connect({ transport: "unix", path: vnc });
         const greeting = new Uint8Array(12);
         await client.read(greeting);

@@ -482,6 +482,16 @@ function around(parts: readonly Rectangle[]): Rectangle {
   return { x, y, width: right - x, height: bottom - y };
 }
 
+/** Makes a file that nobody else can open. */
+function privately<T>(make: () => T): T {
+  const before = Deno.umask(0o177);
+  try {
+    return make();
+  } finally {
+    Deno.umask(before);
+  }
+}
+
 /** A server that listens. */
 export class VncServer {
   readonly #listener: Deno.Listener;
@@ -517,10 +527,9 @@ export class VncServer {
     notify: (message: string) => void,
   ): VncServer {
     try {
-      const listener: Deno.Listener = address.transport === "unix"
-        ? Deno.listen(address)
+      const listener = address.transport === "unix"
+        ? privately(() => Deno.listen(address))
         : Deno.listen(address);
-      if (address.transport === "unix") Deno.chmodSync(address.path, 0o600);
       return new VncServer(listener, address, display, input, notify);
     } catch (cause) {
       const where = address.transport === "unix"
