@@ -181,43 +181,6 @@ Deno.test("ctl types and moves the mouse, where there are any", () =>
     await bare.output();
   }, CODE.idle));
 
-Deno.test("ctl types and moves the mouse, where there are any", () =>
-  withMachine(async ({ socket, args, ctl }) => {
-    const refused = async (message: string, ...words: string[]) => {
-      const { code, stderr } = await ctl(...words);
-      assertEquals(code, 1);
-      assertStringIncludes(stderr, message);
-    };
-    const done = { code: 0, stdout: "", stderr: "" };
-    const child = await start(socket, [...args.slice(0, -1), "i8042,uart"]);
-    assertEquals(await ctl("type", 'Hello, "world"!\n'), done);
-    assertEquals(await ctl("key", "ctrl-alt-del"), done);
-    assertEquals(await ctl("mouse", "-5", "3"), done);
-    await refused("is on no key of a US keyboard", "type", "naïve");
-    await refused('there is no key "ctlr"', "key", "ctlr-a");
-    await refused(
-      '"buttons" is 32: expected the sum of',
-      "mouse",
-      "0",
-      "0",
-      "32",
-    );
-    await refused(
-      '"dx" is 40000: expected a whole number',
-      "mouse",
-      "40000",
-      "0",
-    );
-    assertStringIncludes((await ctl("mouse", "1")).stderr, "DX DY [BUTTONS]");
-    assertEquals(await ctl("quit"), done);
-    await child.output();
-    const bare = await start(socket, args);
-    await refused("the machine has no keyboard: give it one", "type", "a");
-    await refused("the machine has no mouse", "mouse", "1", "1");
-    await ctl("quit");
-    await bare.output();
-  }, CODE.idle));
-
 Deno.test("a QMP client finds what it finds in QEMU", () =>
   withMachine(async ({ socket, args }) => {
     const child = await start(socket, args);
@@ -314,7 +277,7 @@ Deno.test("a QMP client finds what it finds in QEMU", () =>
         ...["query-cpus-fast", "query-iothreads", "query-kvm"],
         ...["query-memory-size-summary", "query-name", "query-pci"],
         ...["query-status", "query-target", "query-version", "quit"],
-        ...["send-key", "stop"],
+        ...["screendump", "send-key", "stop"],
         ...["system_powerdown", "system_reset"],
       ],
     );
