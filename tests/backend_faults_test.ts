@@ -2,9 +2,10 @@
  * Disks whose files fail while a guest uses them: the guest has the I/O error of its device, the
  * user one line that names the file, and what is not concerned goes on.
  */
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { TestContext } from "../core/testing/context.ts";
 import { openBlock } from "../host/block/mod.ts";
+import { openNet } from "../host/net/mod.ts";
 import ahci from "../plugins/ahci/ahci.ts";
 import { ATA } from "../plugins/ahci/ata.ts";
 import hd from "../plugins/ahci/hd.ts";
@@ -116,3 +117,70 @@ for (
     });
   });
 }
+
+async function mount(...args: string[]): Promise<boolean> {
+  const [program, ...rest] = args;
+  const { success } = await new Deno.Command(program, {
+    args: rest,
+    stderr: "null",
+  }).output().catch(() => ({ success: false }));
+  return success;
+}
+
+Deno.test("a raw image on a full disk is an error of the write that names it, and keeps what it has", async (t) => {
+  await withDirectory(async (folder) => {
+    const isSmall = await mount(
+      ...["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder],
+    );
+    await t.step({
+      name: "on a file system of 64 KiB",
+      // Only root may mount one.
+      ignore: !isSmall,
+      fn: async () => {
+        const path = `${folder}/disk.img`;
+        await Deno.create(path).then((file) => file.close());
+        await Deno.truncate(path, 1 << 20);
+        const disk = await openBlock({ image: path });
+        const kept = noise(4096);
+        await disk.write(0, kept);
+        await assertRejects(
+          () => disk.write(4096, noise(512 << 10)),
+          Error,
+          "No space left",
+        ).then(({ message }) => assertMatch(message, /disk\.img/));
+        const read = new Uint8Array(4096);
+        await disk.read(0, read);
+        assertEquals(read, kept);
+        await disk.close();
+      },
+    });
+    if (isSmall) await mount("umount", folder);
+  });
+});
+
+Deno.test("a capture on a full disk ends with one line, and the network goes on", async () => {
+  const told: string[] = [];
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const net = await openNet(
+    { net: "hub=full", pcap: "/dev/full" },
+    "net0",
+    (line) => {
+      told.push(line);
+      resolve();
+    },
+  );
+  const other = await openNet({ net: "hub=full" }, "net1");
+  let taken = 0;
+  other.onReceive(() => {
+    taken++;
+    return true;
+  });
+  for (let i = 0; i < 10; i++) net.send(new Uint8Array(60));
+  await promise;
+  for (let i = 0; i < 10; i++) net.send(new Uint8Array(60));
+  assertEquals(taken, 20);
+  await net.close();
+  await other.close();
+  assertEquals(told.length, 1);
+  assertMatch(told[0], /^pcap of net0: cannot write "\/dev\/full": No space/);
+});

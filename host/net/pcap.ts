@@ -83,7 +83,7 @@ class Capture {
   #fail(why: string): void {
     this.#isBroken = true;
     this.#pending = [];
-    this.#notify(`the capture ends here: ${why}`);
+    this.#notify(`${why}: the capture ends here`);
   }
 }
 
@@ -114,7 +114,10 @@ export function capture(
       { cause },
     );
   }
-  const to = new Capture(file, (message) => notify(`${id}: ${message}`));
+  const to = new Capture(
+    file,
+    (message) => notify(`pcap of ${id}: cannot write "${path}": ${message}`),
+  );
   return {
     get link() {
       return net.link;
