@@ -19,6 +19,7 @@ import {
   schema,
   SchemaError,
   u16,
+  u32,
 } from "../../snapshot/schema.ts";
 import {
   addWords,
@@ -140,6 +141,8 @@ const netState = schema("virtio-net", 1, {
   link: bool(),
   /** The guest has been asked to announce itself, and has not said that it has. */
   announce: bool(),
+  /** Queues that the driver has notified and that still have to be looked at, a bit each. */
+  notified: u32(),
   /** Pairs of queues in use. */
   pairs: u16({ min: 1, max: MAX_PAIRS }),
   promiscuous: bool(),
@@ -158,7 +161,7 @@ const netState = schema("virtio-net", 1, {
 });
 type NetState = Infer<typeof netState>;
 /** What the control queue sets. */
-type Filter = Omit<NetState, "transport" | "link" | "announce">;
+type Filter = Omit<NetState, "transport" | "link" | "announce" | "notified">;
 
 const options = {
   mac: {
@@ -206,6 +209,8 @@ class VirtioNet implements Device, VirtioModel {
   #filter: Filter;
   #link: boolean;
   #announce = false;
+  /** Queues to look at when the machine goes on, or the network has room; a bit each. */
+  #notified = 0;
   #holding = true;
   /** Sending has stopped: the network is full, or the batch is. */
   #later = false;
@@ -246,6 +251,7 @@ class VirtioNet implements Device, VirtioModel {
     this.#transport.reset();
     this.#filter = this.#noFilter();
     this.#announce = false;
+    this.#notified = 0;
     this.#link = this.#net.link;
   }
 
@@ -260,7 +266,11 @@ class VirtioNet implements Device, VirtioModel {
   resume(): void {
     this.#holding = false;
     this.#linkChanged();
-    this.#sendAll();
+    const notified = this.#notified;
+    this.#notified = 0;
+    for (let queue = 0; queue < this.queueCount; queue++) {
+      if ((notified >>> queue & 1) !== 0) this.notify(queue);
+    }
     this.#net.ready();
   }
 
@@ -292,14 +302,16 @@ class VirtioNet implements Device, VirtioModel {
   negotiated(): void {}
 
   notify(queue: number): void {
-    if (this.#holding) return;
-    if (queue === this.#control) this.#doControl();
+    if (this.#holding) this.#notified |= 1 << queue;
+    else if (queue === this.#control) this.#doControl();
     else if ((queue & 1) === 1) this.#send(queue);
     else this.#net.ready();
   }
 
-  /** Frames are sent and received whole within a call, so nothing of the queue is kept. */
-  queueReset(): void {}
+  /** Frames are sent and received whole within a call, so that no request is kept. */
+  queueReset(queue: number): void {
+    this.#notified &= ~(1 << queue);
+  }
 
   /** Index of the control queue: after the pairs, section 5.1.2; without MQ after the first. */
   get #control(): number {
@@ -343,6 +355,7 @@ class VirtioNet implements Device, VirtioModel {
       transport: this.#transport.save(),
       link: this.#link,
       announce: this.#announce,
+      notified: this.#notified,
       mac: mac.slice(),
       vlans: vlans.slice(),
       unicast: [...unicast],
@@ -351,17 +364,26 @@ class VirtioNet implements Device, VirtioModel {
   }
 
   #restore(state: NetState): void {
-    const { transport, link, announce, ...filter } = state;
+    const { transport, link, announce, notified, ...filter } = state;
     if (filter.pairs > this.#pairs) {
       throw new SchemaError(
         "pairs",
         `is ${filter.pairs}: expected at most ${this.#pairs}, as the option queues says`,
       );
     }
+    if (notified >= 2 ** this.queueCount) {
+      throw new SchemaError(
+        "notified",
+        `is 0x${
+          notified.toString(16)
+        }: expected bits of ${this.queueCount} queues`,
+      );
+    }
     this.#transport.prepare(transport)();
     this.#filter = filter;
     this.#link = link;
     this.#announce = announce;
+    this.#notified = notified;
   }
 
   /** The cable is in another place: the guest tells the switch there where it is (section 5.1.6.5.4). */
@@ -375,17 +397,24 @@ class VirtioNet implements Device, VirtioModel {
 
   // Sending.
 
+  /** Goes on with the queues that had to wait. */
   #sendAll(): void {
     this.#later = false;
-    for (let pair = 0; pair < this.#pairs; pair++) this.#send(2 * pair + 1);
+    if (this.#holding) return;
+    const notified = this.#notified;
+    this.#notified = 0;
+    for (let pair = 0; pair < this.#pairs; pair++) {
+      const queue = 2 * pair + 1;
+      if ((notified >>> queue & 1) !== 0) this.#send(queue);
+    }
   }
 
   /** Sends what is in a queue, as long as the network takes it. */
   #send(queue: number): void {
     if (queue >= this.#control) return;
-    for (let n = 0; !this.#holding && !this.#later; n++) {
+    for (let n = 0; !this.#later; n++) {
       if (n === TX_BATCH) {
-        this.#later = true;
+        this.#wait(queue);
         this.#ctx.async(Promise.resolve(), () => this.#sendAll(), () => {});
         return;
       }
@@ -394,10 +423,18 @@ class VirtioNet implements Device, VirtioModel {
       if (this.#transmit(queue, chain)) {
         this.#transport.push(queue, chain.head, 0);
       } else {
-        this.#later = true;
         this.#transport.untake(queue, 1);
+        this.#wait(queue);
+        return;
       }
     }
+    this.#wait(queue);
+  }
+
+  /** A queue is looked at again when there is room. */
+  #wait(queue: number): void {
+    this.#later = true;
+    this.#notified |= 1 << queue;
   }
 
   /** Sends the frame of a request; false when the network is full. */
