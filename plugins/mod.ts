@@ -28,18 +28,18 @@ export const BUILT_IN: Readonly<Record<string, PluginLoader>> = {
   pmtimer: loader(() => import("./legacy/pmtimer.ts")),
   i8042: loader(() => import("./legacy/i8042.ts")),
   uart: loader(() => import("./legacy/uart.ts")),
-  ahci: loader(() => import("./ahci/ahci.ts")),
   vga: loader(() => import("./legacy/vga.ts")),
   fbuf: loader(() => import("./legacy/fbuf.ts")),
+  ahci: loader(() => import("./ahci/ahci.ts")),
   "ahci-hd": loader(() => import("./ahci/hd.ts")),
   "ahci-cd": loader(() => import("./ahci/cd.ts")),
   e1000: loader(() => import("./e1000/e1000.ts")),
   "virtio-net": loader(() => import("./virtio/net.ts")),
   "virtio-blk": loader(() => import("./virtio/blk.ts")),
+  "virtio-balloon": loader(() => import("./virtio/balloon.ts")),
   "virtio-console": loader(() => import("./virtio/console.ts")),
   "virtio-port": loader(() => import("./virtio/port.ts")),
   "virtio-rng": loader(() => import("./virtio/rng.ts")),
-  "virtio-balloon": loader(() => import("./virtio/balloon.ts")),
 };
 
 /**
