@@ -5,6 +5,7 @@
  * @module
  */
 import {
+  type CharBackend,
   definePlugin,
   type Device,
   type DeviceContext,
@@ -35,8 +36,25 @@ const options = {
   },
 } as const;
 
+/**
+ * A backend whose listeners are there from the start: a port that takes another's place is plugged
+ * in, and so listened to, only when everything else of it is ready.
+ */
+function listenedTo(backend: CharBackend): CharBackend {
+  let accept: (bytes: Uint8Array) => number = () => 0;
+  let drained: () => void = () => {};
+  backend.onInput((bytes) => accept(bytes));
+  backend.onDrain(() => drained());
+  return {
+    write: (bytes) => backend.write(bytes),
+    ready: () => backend.ready(),
+    onInput: (listener) => void (accept = listener),
+    onDrain: (listener) => void (drained = listener),
+  };
+}
+
 class VirtioPort implements Device, SerialDevice {
-  readonly backend;
+  readonly backend: CharBackend;
 
   constructor(
     ctx: DeviceContext<Record<never, never>, "char">,
@@ -50,7 +68,7 @@ class VirtioPort implements Device, SerialDevice {
         `name "${name}" of ${ctx.id} has ${length} bytes: expected 1 to ${MAX_NAME}`,
       );
     }
-    this.backend = ctx.backend;
+    this.backend = listenedTo(ctx.backend);
     ctx.ports.plug<SerialDevice>(VIRTIO_SERIAL, this, { controller: bus });
     ctx.snapshot.register({ save: () => ({}), restore: () => {} });
   }
