@@ -267,7 +267,9 @@ Deno.test("a QMP client finds what it finds in QEMU", () =>
       [
         ...[
           "balloon",
+          "blockdev-change-medium",
           "cont",
+          "eject",
           "input-send-event",
           "query-balloon",
           "query-block",
