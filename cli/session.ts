@@ -85,6 +85,30 @@ function execConsole(
   };
 }
 
+/** Warnings of one device that are shown. */
+const MAX_WARNINGS = 100;
+
+/**
+ * Shows what devices warn of. A guest that tries the same again and again is told of once, and one
+ * that goes on with ever other mistakes does not fill the user's disk.
+ */
+function warnings(
+  show: (message: string) => void,
+): (id: string, message: string) => void {
+  const seen = new Map<string, { last: string; count: number }>();
+  return (id, message) => {
+    const before = seen.get(id) ?? { last: "", count: 0 };
+    if (message === before.last || before.count > MAX_WARNINGS) return;
+    const count = before.count + 1;
+    seen.set(id, { last: message, count });
+    show(
+      count > MAX_WARNINGS
+        ? `${id}: has warned ${MAX_WARNINGS} times: no more is shown`
+        : `${id}: ${message}`,
+    );
+  };
+}
+
 /** What has been opened, closed in the opposite order. */
 class Closers {
   readonly #closers: (() => void | Promise<void>)[] = [];
@@ -298,7 +322,7 @@ export async function run(options: RunOptions): Promise<number> {
       notify: note,
       input: new InputHub(),
     };
-    const warned = new Map<string, string>();
+    const warn = warnings(note);
     const backends = await openBackends(
       devices,
       boot.exec,
@@ -323,11 +347,7 @@ export async function run(options: RunOptions): Promise<number> {
       maxInstructions: options.maxInstructions,
       trace: trace.sinks,
       log: (id, level, message) => {
-        // A guest that tries again and again is told of once.
-        if (level === "warn" && message !== warned.get(id)) {
-          warned.set(id, message);
-          note(`${id}: ${message}`);
-        }
+        if (level === "warn") warn(id, message);
       },
     });
     const made = machine;
