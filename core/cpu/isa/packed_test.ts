@@ -26,7 +26,10 @@ import "./sse_integer.ts";
 import "./sse_moves.ts";
 
 const RUNS = 40;
-const seed = Math.floor(Math.random() * 2 ** 31);
+/** Always the same in CI, where chance must not decide. */
+const seed = Deno.env.get("CI") === "true"
+  ? 1
+  : Math.floor(Math.random() * 2 ** 31);
 console.log(`packed instructions: fast-check seed ${seed}`);
 
 const byte = fc.oneof(

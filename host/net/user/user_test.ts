@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
+import { newSeed } from "../../../tests/support.ts";
 import { type Net, NetError, openNet } from "../mod.ts";
 import { bindUdp } from "./sockets.ts";
 import { CARD, GATEWAY, GUEST, isArpReply, TestGuest } from "./testing.ts";
@@ -278,8 +279,7 @@ Deno.test("hostfwd that cannot be is refused in one line", async () => {
 
 Deno.test("malformed frames of every kind do no harm", () =>
   withGuest(async (guest, net) => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() & 0xffff);
-    console.log(`seed ${seed}`);
+    const seed = newSeed();
     const types = fc.constantFrom(0x0800, 0x0806, 0x86dd, 0x1234);
     const start = fc.constantFrom(
       [0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6],
